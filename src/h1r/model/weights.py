@@ -12,7 +12,7 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 RECOMPUTED = ("rotary_emb.inv_freq", "mamba.mup_vector")
 
 
-def load(path: str | Path, dtype: torch.dtype | str | None = None, fold: bool = False) -> tuple[Model, Config]:
+def load(
+    path: str | Path, dtype: torch.dtype | str | None = None, fold: bool = False,
+    each: Callable[[Any], None] | None = None,
+) -> tuple[Model, Config]:  # fmt: skip
     """The model in `path` and its config. dtype None keeps the checkpoint's; `fold` multiplies multipliers and norm
     weights into the matrices in fp32 (for inference: a folded model neither trains nor saves).
 
+    each  gets every layer once it is folded, and may empty it; embedding and head then stay as they are stored,
+          mapped from the file, not copied
     Raises CheckpointError (missing, torn, names or shapes that do not fit) or ConfigError.
     """
     folder = Path(path)
@@ -54,11 +59,13 @@ def load(path: str | Path, dtype: torch.dtype | str | None = None, fold: bool = 
         owners.setdefault(_layer_of(name), []).append(name)
     for owner, names in owners.items():
         for name in names:
-            _place(
-                model, name, reader.tensor(hub_name(name), expected[hub_name(name)], None if fold and owner else wanted)
-            )
+            stored, copy = each is not None and not owner, each is None
+            kept = None if stored or (fold and owner) else wanted
+            _place(model, name, reader.tensor(hub_name(name), expected[hub_name(name)], kept, copy))
         if fold and owner:
             layers[owner].fold(wanted)
+            if each is not None:
+                each(layers[owner])
     if fold:
         model.requires_grad_(False)
     return model.eval() if fold else model, config
@@ -135,8 +142,8 @@ class _Reader:
     def names(self, file: str) -> list[str]:
         return list(self._file(file).keys())
 
-    def tensor(self, name: str, shape: torch.Size, dtype: torch.dtype | None) -> Tensor:
-        """One tensor, copied out of the mapped file. Raises CheckpointError when its shape does not fit."""
+    def tensor(self, name: str, shape: torch.Size, dtype: torch.dtype | None, copy: bool = True) -> Tensor:
+        """One tensor, copied out of the mapped file unless `copy` is False. Raises CheckpointError when its shape does not fit."""
         file = self._file(self.where[name])
         try:
             stored = file.get_slice(name).get_shape()
@@ -147,7 +154,7 @@ class _Reader:
             tensor = file.get_tensor(name)
         except SafetensorError as e:
             raise CheckpointError(f"{self.folder / self.where[name]}: {name}: {e}; download the file again") from None
-        return tensor.to(dtype or tensor.dtype, copy=True)
+        return tensor.to(dtype or tensor.dtype, copy=copy)
 
     def _file(self, name: str) -> Any:
         if name not in self.open:
