@@ -21,12 +21,13 @@ from typing import Any
 import torch
 
 from h1r.engine.memory import Memory, Pool
+from h1r.engine.native.model import PAGE as NATIVE_PAGE
+from h1r.engine.native.model import NativeModel
 from h1r.engine.request import Decode, Event, Feed, Request, Sequence, Split, Text, trace_of, windowed
-from h1r.engine.runner import PAGED, SLOTTED, Runner
+from h1r.engine.runner import PAGED, SLOTTED, Runner, new_cache
 from h1r.engine.sampler import Draws, Sampler, key
 from h1r.engine.scheduler import Scheduler
 from h1r.errors import CheckpointError, ConfigError
-from h1r.model.cache import Cache
 from h1r.types import Prompt, SamplingParams, StopReason, Watch
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class EngineConfig:
 
     sequences     most traces in memory at once
     memory_bytes  cache limit, pages and slots together; None: half of what is free when the engine starts
-    page_size     tokens of a K/V page; None: about 1 MiB, 16 to 1024 tokens, so that a small model's traces fit in one
+    page_size     tokens of a K/V page; None: 64 for the native kernel (which needs a multiple of 64), else about 1 MiB, 16
+                  to 1024 tokens, so that a small model's traces fit in one
     chunk         prompt tokens one step computes at most
     context       tokens a sequence may have; None: what the model was made for
     state_dtype   of the SSM state; float32 keeps long traces exact
@@ -80,15 +82,14 @@ class Engine:
         self.config, self.options, self.version = config, options, version
         self.stop_ids, self.decode, self.split = tuple(stop_ids), decode, split
         self.feeder = feeder or (None if decode is None else lambda: windowed(decode))
-        weight = model.head[0]
-        self.vocab, self.device, self.dtype = int(weight.shape[0]), weight.device, weight.dtype
+        self.vocab, self.device, self.dtype = config.vocab_size, *_kind(model)
         self.context = min(options.context or config.max_position_embeddings, config.max_position_embeddings)
-        self.memory = _memory(config, options, self.dtype, self.device)
+        self.memory = _memory(model, config, options, self.dtype, self.device)
         self.runner = Runner(
             model, config, self.memory, dtype=self.dtype, state_dtype=options.state_dtype, device=self.device,
             poison=options.poison,
         )  # fmt: skip
-        self.scheduler = Scheduler(self.memory, options.chunk)
+        self.scheduler = self._scheduler()
         self.sampler = Sampler(self.vocab, self.device)
         self.seed = secrets.randbits(63) if options.seed is None else options.seed
         self.live: dict[int, dict[int, Sequence]] = {}
@@ -151,9 +152,10 @@ class Engine:
 
     def swap(self, model: Any, version: int) -> None:
         """New weights, between two steps; traces in flight go on with them and remember which token had which."""
-        new, old = tuple(model.head[0].shape), tuple(self.runner.model.head[0].shape)
-        if new != old:
-            raise CheckpointError(f"new weights have a head of {new}, the engine's is {old}: not the same model")
+        if model.config != self.config or _kind(model) != (self.device, self.dtype):
+            raise CheckpointError(
+                "the new weights are of another config or dtype than the engine's: not the same model"
+            )
         self.runner.model, self.version = model, version
 
     def check_integrity(self) -> None:
@@ -165,8 +167,11 @@ class Engine:
         """Forget everything in flight, after a step that failed half-way."""
         self.memory.pages = Pool(self.memory.pages.size, self.memory.pages.limit)
         self.memory.slots = Pool(self.memory.slots.size, self.memory.slots.limit)
-        self.scheduler = Scheduler(self.memory, self.options.chunk)
+        self.scheduler = self._scheduler()
         self.live, self.failures, self._events = {}, {}, []
+
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(self.memory, self.options.chunk, settle=not isinstance(self.runner.model, NativeModel))
 
     # Inside a step
 
@@ -273,14 +278,26 @@ class Engine:
         return int(min(sampling.max_tokens, room))
 
 
-def _memory(config: Any, options: EngineConfig, dtype: torch.dtype, device: torch.device) -> Memory:
+def _kind(model: Any) -> tuple[torch.device, torch.dtype]:
+    """Where a model is and what it computes keys and values in."""
+    if isinstance(model, NativeModel):
+        return model.device, model.dtype
+    return model.head[0].device, model.head[0].dtype
+
+
+def _memory(model: Any, config: Any, options: EngineConfig, dtype: torch.dtype, device: torch.device) -> Memory:
     """Pools sized by what a token's K/V and a slot weigh: slots get half of the limit at most, pages the rest."""
-    one = Cache(config, pages=1, page_size=1, slots=1, dtype=dtype, state_dtype=options.state_dtype, device=device)
-    token, slot = (
+    native = isinstance(model, NativeModel)
+    unit = NATIVE_PAGE if native else 1  # tokens of the smallest page
+    one = new_cache(model, config, 1, unit, 1, dtype, options.state_dtype, device)
+    paged, slot = (
         sum(t.numel() * t.element_size() for n in names if (t := getattr(one, n, None)) is not None)
         for names in (PAGED, SLOTTED)
     )
-    size = options.page_size or min(max(1 << max(PAGE_BYTES // token, 1).bit_length() - 1, 16), 1024)
+    token = paged // unit
+    size = options.page_size or (
+        unit if native else min(max(1 << max(PAGE_BYTES // token, 1).bit_length() - 1, 16), 1024)
+    )
     limit = options.memory_bytes if options.memory_bytes is not None else _free_bytes(device) // 2
     slots = options.sequences if slot == 0 else min(options.sequences, limit // 2 // slot)
     pages = (limit - slots * slot) // (token * size)

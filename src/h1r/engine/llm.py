@@ -19,17 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from h1r.engine import native
 from h1r.engine.engine import Engine, EngineConfig
 from h1r.engine.loop import Loop, Ticket
 from h1r.engine.request import Event
 from h1r.errors import CheckpointError, ConfigError
+from h1r.model import config as configs
 from h1r.model import weights
 from h1r.ops.layout import Layout
+from h1r.ops.linear import quant
 from h1r.ops.logprob import logprob
 from h1r.text import Tokenizer, render, split
 from h1r.types import Floats, Message, Prompt, SamplingParams, Trace, Watch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": None}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SCORED_AT_ONCE = 8192  # tokens of one packed row in `score`
 
@@ -40,7 +43,9 @@ class LLM:
     """A model ready to write.
 
     path       a folder in Hugging Face format, or a Hub id (then `revision` names a branch, tag or commit)
-    dtype      of weights and K/V: "float32", "bfloat16", or "auto" for the checkpoint's own
+    dtype      of weights and K/V: "float32", "bfloat16", or "auto" for the checkpoint's own; "int8" and "int4": weights in
+               groups of 64 and 32 with a scale each, K/V in bfloat16
+    kernel     "native": the C++ kernel for CPUs; "torch"; "auto": native where it runs, else torch
     tokenizer  a Tokenizer, a folder, False for none; None: the checkpoint's, where it has one
     device     None: the GPU where there is one
     options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...
@@ -49,11 +54,13 @@ class LLM:
 
     def __init__(
         self, path: str | Path, *, dtype: str | torch.dtype = "auto", revision: str | None = None, version: int = 0,
-        tokenizer: Tokenizer | str | Path | bool | None = None, device: str | None = None, **options: Any,
+        tokenizer: Tokenizer | str | Path | bool | None = None, device: str | None = None, kernel: str = "auto",
+        **options: Any,
     ) -> None:  # fmt: skip
         self.path = locate(path, revision)
-        self.dtype = _dtype(dtype)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.format = _format(dtype, self.path)
+        self.native = _native(kernel, self.device, self.path, self.format, options.get("page_size"))
         self.tokenizer = _tokenizer(tokenizer, self.path)
         self.defaults = _json(self.path / "generation_config.json")
         own = () if self.tokenizer is None else self.tokenizer.stop_ids
@@ -168,15 +175,31 @@ class LLM:
         return self.tokenizer
 
     def _weights(self, path: Path) -> tuple[Any, Any]:
-        model, config = weights.load(path, dtype=self.dtype, fold=True)
+        if self.native:
+            return native.load(path, self.format)
+        if self.format in quant.GROUPS:
+            model, config = weights.load(path, dtype=torch.float32, fold=True)
+            return quantised(model, self.format).to(self.device).eval(), config
+        model, config = weights.load(path, dtype=DTYPES[self.format], fold=True)
         return model.to(self.device).eval(), config
+
+
+def quantised(model: Any, format: str) -> Any:
+    """A folded fp32 model with every matrix rounded to `format` and back, in bf16: what the kernel computes, slowly and
+    without its saving of memory."""
+    for layer in model.layers:
+        for name, matrix in layer.folded.items():
+            if matrix.dim() == 2 and name != "taps":
+                layer.folded[name] = torch.nn.Parameter(quant.rounded(matrix, format).bfloat16(), requires_grad=False)
+    owner = model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
+    owner.weight = torch.nn.Parameter(quant.rounded(owner.weight, format), requires_grad=False)
+    return model.to(torch.bfloat16)
 
 
 @torch.inference_mode()
 def score(model: Any, token_ids: Sequence[Sequence[int]], device: torch.device) -> list[Floats]:
     """Log-probabilities of given tokens, several sequences packed into one row of at most SCORED_AT_ONCE tokens."""
     out: list[Floats] = []
-    head, multiplier = model.head
     rest = list(token_ids)
     while rest:
         row = [rest.pop(0)]
@@ -185,13 +208,20 @@ def score(model: Any, token_ids: Sequence[Sequence[int]], device: torch.device) 
         ids = torch.tensor([i for document in row for i in document], device=device)
         hidden = model.forward(ids, Layout.of(tuple(map(len, row)), device=device))
         # The hidden state of token t-1 predicts token t; what crosses a document's start is overwritten by nan.
-        logp = logprob(hidden[:-1], head, ids[1:], multiplier).logp if len(ids) > 1 else hidden.new_zeros(0)
+        logp = _chosen(model, hidden[:-1], ids[1:]) if len(ids) > 1 else hidden.new_zeros(0)
         flat = np.concatenate(([np.nan], logp.float().cpu().numpy())).astype(np.float32)
         for document in row:
             mine, flat = flat[: len(document)].copy(), flat[len(document) :]
             mine[0] = np.nan
             out.append(mine)
     return out
+
+
+def _chosen(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if isinstance(model, native.NativeModel):
+        return model.logprob(hidden, targets)
+    head, multiplier = model.head
+    return logprob(hidden, head, targets, multiplier).logp
 
 
 def locate(path: str | Path, revision: str | None) -> Path:
@@ -246,12 +276,30 @@ def _tokenizer(given: Tokenizer | str | Path | bool | None, folder: Path) -> Tok
     return Tokenizer.from_file(where) if where.is_file() else Tokenizer.from_folder(where)
 
 
-def _dtype(given: str | torch.dtype) -> torch.dtype | None:
+def _format(given: str | torch.dtype, path: Path) -> str:
+    """The name of a weight format."""
     if isinstance(given, torch.dtype):
-        return given
-    if given not in DTYPES:
-        raise ConfigError(f"dtype={given!r}: one of {', '.join(DTYPES)}")
-    return DTYPES[given]
+        given = str(given).removeprefix("torch.")
+    if given == "auto":
+        return configs.read(path).dtype
+    if given not in DTYPES and given not in quant.GROUPS:
+        raise ConfigError(f"dtype={given!r}: one of {', '.join((*DTYPES, *quant.GROUPS, 'auto'))}")
+    return given
+
+
+def _native(kernel: str, device: torch.device, path: Path, format: str, page_size: int | None) -> bool:
+    """Whether the C++ kernel computes. Raises ConfigError when it was asked for and cannot."""
+    if kernel not in ("auto", "native", "torch"):
+        raise ConfigError(f"kernel={kernel!r}: one of auto, native, torch")
+    if kernel == "torch" or (kernel == "auto" and device.type != "cpu"):
+        return False
+    why = "" if device.type == "cpu" else f"it runs on a CPU, not on {device}"
+    why = why or ("" if format in native.FORMATS else f"it has no {format} weights")
+    why = why or native.fits(configs.read(path), page_size)
+    why = why or ("" if native.available() else "it did not compile here (see the message before)")
+    if why and kernel == "native":
+        raise ConfigError(f"kernel='native': {why}; use kernel='auto' or 'torch'")
+    return not why
 
 
 def _many(prompts: AnyPrompt | Sequence[AnyPrompt]) -> list[AnyPrompt]:

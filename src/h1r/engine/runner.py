@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from h1r.engine.memory import Memory
+from h1r.engine.native.model import NativeCache, NativeModel
 from h1r.engine.request import Sequence
 from h1r.engine.scheduler import Clear, Copy, Load, Plan, Save
 from h1r.model.cache import Cache, Sequences
@@ -27,6 +28,19 @@ class Host(NamedTuple):
 
     pages: dict[str, Tensor]
     slot: dict[str, Tensor]
+
+
+AnyCache = Cache | NativeCache
+
+
+def new_cache(
+    model: Any, config: Any, pages: int, page_size: int, slots: int, dtype: torch.dtype, state_dtype: torch.dtype,
+    device: torch.device,
+) -> AnyCache:  # fmt: skip
+    """An empty cache of the kind the model reads."""
+    if isinstance(model, NativeModel):
+        return model.cache(pages, page_size, slots, state_dtype)
+    return Cache(config, pages, page_size, slots, dtype=dtype, state_dtype=state_dtype, device=device)
 
 
 class Runner:
@@ -48,9 +62,23 @@ class Runner:
         self._move(plan)
         if self.poison:
             self._poison()
+        if plan.prefill and isinstance(self.model, NativeModel):
+            return self._together(plan.prefill, plan.decode)
         if plan.prefill:
             self._prefill(plan.prefill)
         return self._decode(plan.decode) if plan.decode else None
+
+    def _together(self, chunks: Items[tuple[Sequence, int]], traces: Items[Sequence]) -> Tensor | None:
+        """Prompt chunks and single tokens in one pass: the weights are read once."""
+        ids: list[int] = []
+        for s, count in chunks:
+            ids += s.request.prompt.token_ids[s.length : s.length + count]
+        ids += [s.next_token for s in traces]
+        rows = [s for s, _ in chunks] + list(traces)
+        layout = Layout.of([n for _, n in chunks] + [1] * len(traces), offsets=[s.length for s in rows])
+        hidden = self.model.forward(torch.tensor(ids), layout, self.cache, self._rows(rows))
+        logits: Tensor | None = self.model.logits(hidden[len(hidden) - len(traces) :]) if traces else None
+        return logits
 
     def _prefill(self, chunks: Items[tuple[Sequence, int]]) -> None:
         ids: list[int] = []
@@ -129,7 +157,10 @@ class Runner:
         if len(pages):
             used = max(m.used for m in moves)
             for tensor in self._tensors(PAGED).values():
-                tensor[:, pages[:, 1], :used] = tensor[:, pages[:, 0], :used]
+                if isinstance(self.cache, NativeCache):  # a page's inside is the kernel's own
+                    tensor[:, pages[:, 1]] = tensor[:, pages[:, 0]]
+                else:
+                    tensor[:, pages[:, 1], :used] = tensor[:, pages[:, 0], :used]
 
     def _save(self, move: Save) -> None:
         pages = torch.tensor(move.pages, dtype=torch.int64, device=self.device)
@@ -154,12 +185,12 @@ class Runner:
         """The cache's tensors of a kind; a model without state has none of the second."""
         return {n: t for n in names if (t := getattr(self.cache, n, None)) is not None and t.numel()}
 
-    def _new_cache(self) -> Cache:
-        cache = Cache(
-            self.config, pages=self.memory.pages.size, page_size=self.memory.page_size, slots=self.memory.slots.size,
-            dtype=self.dtype, state_dtype=self.state_dtype, device=self.device,
+    def _new_cache(self) -> AnyCache:
+        memory = self.memory
+        return new_cache(
+            self.model, self.config, memory.pages.size, memory.page_size, memory.slots.size, self.dtype,
+            self.state_dtype, self.device,
         )  # fmt: skip
-        return cache
 
     def _fit(self) -> None:
         """Follow the pools' growth."""

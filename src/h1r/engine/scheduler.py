@@ -67,10 +67,10 @@ class Plan:
 
 
 class Scheduler:
-    """Holds the queues. `chunk` is the most prompt tokens one step computes."""
+    """Holds the queues. `chunk` is the most prompt tokens one step computes; `settle`: keep sequences side by side."""
 
-    def __init__(self, memory: Memory, chunk: int) -> None:
-        self.memory, self.chunk = memory, chunk
+    def __init__(self, memory: Memory, chunk: int, settle: bool = True) -> None:
+        self.memory, self.chunk, self.settle = memory, chunk, settle
         self.waiting: deque[Request] = deque()
         self.resident: list[Sequence] = []  # in memory, oldest first
         self.parked: list[Sequence] = []  # copied out, oldest first
@@ -86,7 +86,8 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         plan = Plan()
-        self._settle(plan)
+        if self.settle:
+            self._settle(plan)
         while True:
             self._make_room(plan)
             self._fork_ready(plan)

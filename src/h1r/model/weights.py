@@ -143,7 +143,7 @@ class _Reader:
         return list(self._file(file).keys())
 
     def tensor(self, name: str, shape: torch.Size, dtype: torch.dtype | None, copy: bool = True) -> Tensor:
-        """One tensor, copied out of the mapped file unless `copy` is False. Raises CheckpointError when its shape does not fit."""
+        """One tensor, copied out of the mapped file if `copy`. Raises CheckpointError when its shape does not fit."""
         file = self._file(self.where[name])
         try:
             stored = file.get_slice(name).get_shape()

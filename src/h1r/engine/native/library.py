@@ -13,9 +13,9 @@ from torch import Tensor
 from h1r.engine.native.build import BuildError, compiled
 
 _WORDS = (
-    "layers width inner heads channels state bc_groups taps mlp query_heads kv_heads head_dim format gated_norm "
-    "norm_before_gate qk_norm page kv_bf16 state_bf16"
-).split()
+    "layers", "width", "inner", "heads", "channels", "state", "bc_groups", "taps", "mlp", "query_heads", "kv_heads",
+    "head_dim", "format", "gated_norm", "norm_before_gate", "qk_norm", "page", "kv_bf16", "state_bf16",
+)  # fmt: skip
 
 
 class Mat(Structure):
@@ -92,7 +92,9 @@ def library(machine: str = "native") -> Any:
 def read_bandwidth(megabytes: int = 512, rounds: int = 5, threads: int | None = None) -> float:
     """Bytes a second of reading memory with all threads, best of `rounds`."""
     data = torch.ones(megabytes << 18)
-    return float(library().h1r_read_bandwidth(pointer(data), data.numel() * 4, rounds, threads or torch.get_num_threads()))
+    return float(
+        library().h1r_read_bandwidth(pointer(data), data.numel() * 4, rounds, threads or torch.get_num_threads())
+    )
 
 
 def pointer(tensor: Tensor | None) -> int | None:

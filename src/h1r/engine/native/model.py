@@ -7,6 +7,7 @@ Letters: B sequences, T rows, D width, V vocabulary.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import threading
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from h1r.ops import Layout, attention
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 HUGE = 1 << 21  # bytes of a huge page
 PAGE = 64  # keys of a block: a page is a multiple of it
+ROWS = 1024  # of one pass through the layers: more would only spill out of the processor's cache
 
 
 def fits(config: Config, page_size: int | None = None) -> str:
@@ -96,14 +98,14 @@ class NativeCache:
     ) -> None:
         layers, kv, d = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         self.page_size = page_size
-        self.k = torch.zeros(layers, pages, kv, page_size * d, dtype=dtype)
-        self.v = torch.zeros(layers, pages, kv, page_size * _up(d, 16), dtype=dtype)
+        self.k = _zeros((layers, pages, kv, page_size * d), dtype)
+        self.v = _zeros((layers, pages, kv, page_size * _up(d, 16)), dtype)
         self.conv: Tensor | None = None
         self.ssm: Tensor | None = None
         if isinstance(config, H1Config):
-            self.conv = torch.zeros(layers, slots, config.mamba_d_conv - 1, config.conv_channels)
-            lanes = _up(config.mamba_d_head, 16)
-            self.ssm = torch.zeros(layers, slots, config.mamba_n_heads, config.mamba_d_state, lanes, dtype=state_dtype)
+            heads, lanes = config.mamba_n_heads, _up(config.mamba_d_head, 16)
+            self.conv = _zeros((layers, slots, config.mamba_d_conv - 1, config.conv_channels), torch.float32)
+            self.ssm = _zeros((layers, slots, heads, config.mamba_d_state, lanes), state_dtype)
 
     def view(self) -> CacheView:
         """Addresses and strides for the kernel."""
@@ -228,7 +230,9 @@ class NativeModel:
     ) -> NativeCache:
         """An empty cache; page_size a multiple of 64, state_dtype float32 or bfloat16."""
         if page_size % PAGE or state_dtype not in (torch.float32, torch.bfloat16):
-            raise ConfigError(f"page_size={page_size}, state_dtype={state_dtype}: a multiple of {PAGE}, float32 or bfloat16")
+            raise ConfigError(
+                f"page_size={page_size}, state_dtype={state_dtype}: a multiple of {PAGE}, float32 or bfloat16"
+            )
         return NativeCache(self.config, pages, page_size, slots, self.dtype, state_dtype)
 
     @torch.inference_mode()
@@ -238,8 +242,15 @@ class NativeModel:
         """token_ids [T] -> hidden [T,D] fp32 after the final norm. With a cache, document s continues sequence s."""
         if cache is None or slots is None:
             cache, slots = self._own(layout.lengths)
-        starts = torch.cat((layout.starts, layout.starts.new_tensor([layout.tokens])))
-        return self._run(token_ids, layout.positions, starts, cache, slots)
+        hidden = []
+        for begin in range(0, layout.tokens, ROWS):
+            end = min(begin + ROWS, layout.tokens)
+            documents, counts = layout.segments[begin:end].unique_consecutive(return_counts=True)
+            starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+            positions = layout.positions[begin:end]
+            here = Sequences(slots.slots[documents], slots.pages[documents], positions[starts[:-1]])
+            hidden.append(self._run(token_ids[begin:end], positions, starts, cache, here))
+        return torch.cat(hidden) if len(hidden) > 1 else hidden[0]
 
     @torch.inference_mode()
     def decode(self, token_ids: Tensor, positions: Tensor, cache: NativeCache, slots: Sequences) -> Tensor:
@@ -251,12 +262,27 @@ class NativeModel:
     __call__ = forward
 
     @torch.inference_mode()
+    def logprob(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden [T,D], targets [T] -> log softmax(logits) at the targets [T], the [T,V] matrix never whole."""
+        rows = max(1, (1 << 22) // self.vocab)
+        out = []
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = self.logits(h)
+            out.append(logits.gather(1, t[:, None])[:, 0] - logits.logsumexp(-1))
+        return torch.cat(out)
+
+    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [...,D] -> logits [...,V] fp32."""
         flat = hidden.reshape(-1, hidden.shape[-1]).float().contiguous()
         out = torch.empty(len(flat), self.vocab)
         if len(flat) and self.kernel.h1r_head(
-            ctypes.byref(self.head_mat), pointer(flat), len(flat), self.multipliers[1], pointer(out), torch.get_num_threads()
+            ctypes.byref(self.head_mat),
+            pointer(flat),
+            len(flat),
+            self.multipliers[1],
+            pointer(out),
+            torch.get_num_threads(),
         ):
             raise MemoryError("no memory for the head's activations")
         return out.view(*hidden.shape[:-1], self.vocab)
@@ -329,6 +355,12 @@ def _interleaved(half: int) -> Tensor:
     gates = torch.where(blocks < half, blocks, 2 * half)
     ups = torch.where(blocks < half, blocks + half, 2 * half)
     return torch.cat((gates, ups), 1).flatten()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in memory of huge pages, touched only when written."""
+    count = math.prod(shape)
+    return Memory(max(count, 1) * dtype.itemsize).bytes[: count * dtype.itemsize].view(dtype).view(shape)
 
 
 def _up(n: int, multiple: int) -> int:

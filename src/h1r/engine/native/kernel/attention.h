@@ -27,24 +27,26 @@ struct Running {
     float top, total;
 };
 
-// scores[MT][64] of MT rows of queries with a block of keys.
+// scores[MT][64] of MT rows of queries with a block of keys; the `next` block is brought nearer.
 template <int MT>
-static void dot_keys(const uint8_t* q, int64_t pitch, const uint8_t* keys, int d, bool low, float* out) {
+static void dot_keys(const uint8_t* q, int64_t pitch, const uint8_t* keys, const uint8_t* next, int d, bool low, float* out) {
     vf acc[MT][V64] = {};
     if (low) {
         const int32_t* w = (const int32_t*)keys;
         for (int k = 0; k < d / 2; k++, w += 64) {
-            if (MT <= 4) fetch((const char*)w + 4096), fetch((const char*)w + 4160), fetch((const char*)w + 4224), fetch((const char*)w + 4288);
+            for (int j = 0; j < 4; j++) fetch(next + k * 256 + j * 64);
             for (int i = 0; i < MT; i++)
                 for (int j = 0; j < V64; j++)
                     acc[i][j] = dot2(acc[i][j], *(const viu*)(w + j * W), ((const int32_t*)(q + i * pitch))[k]);
         }
     } else {
         const float* w = (const float*)keys;
-        for (int k = 0; k < d; k++, w += 64)
+        for (int k = 0; k < d; k++, w += 64) {
+            for (int j = 0; j < 4; j++) fetch(next + k * 256 + j * 64);
             for (int i = 0; i < MT; i++)
                 for (int j = 0; j < V64; j++)
                     acc[i][j] = fma(load(w + j * W), all(((const float*)(q + i * pitch))[k]), acc[i][j]);
+        }
     }
     for (int i = 0; i < MT; i++)
         for (int j = 0; j < V64; j++) store(out + i * 64 + j * W, acc[i][j]);
@@ -52,14 +54,14 @@ static void dot_keys(const uint8_t* q, int64_t pitch, const uint8_t* keys, int d
 
 // out[row][dv] = out * scale + p[row][keys] values, for MT rows and NV vectors of W channels.
 template <int MT, int NV>
-static void add_values(float* out, int dv, const float* scale, const uint8_t* p, int64_t pitch, const uint8_t* values, int keys, bool low) {
+static void add_values(float* out, int dv, const float* scale, const uint8_t* p, int64_t pitch, const uint8_t* values, const uint8_t* next, int keys, bool low) {
     vf acc[MT][NV];
     for (int i = 0; i < MT; i++)
         for (int j = 0; j < NV; j++) acc[i][j] = load(out + i * dv + j * W) * scale[i];
     if (low) {
         for (int t = 0; t < (keys + 1) / 2; t++) {
             const int32_t* w = (const int32_t*)values + t * dv;
-            if (MT <= 4) for (int j = 0; j < NV * W; j += 16) fetch((const char*)(w + j) + 4096);
+            for (int j = 0; j < NV * W; j += 16) fetch((const int32_t*)next + t * dv + j);
             for (int i = 0; i < MT; i++)
                 for (int j = 0; j < NV; j++)
                     acc[i][j] = dot2(acc[i][j], *(const viu*)(w + j * W), ((const int32_t*)(p + i * pitch))[t]);
@@ -77,27 +79,26 @@ static void add_values(float* out, int dv, const float* scale, const uint8_t* p,
 }
 
 template <int NV>
-static void add_rows(float* out, int dv, const float* scale, const uint8_t* p, int64_t pitch, const uint8_t* values, int keys, bool low, int rows) {
+static void add_rows(float* out, int dv, const float* scale, const uint8_t* p, int64_t pitch, const uint8_t* values, const uint8_t* next, int keys, bool low, int rows) {
     constexpr int MOST = W == 16 ? (NV <= 4 ? 6 : NV <= 8 ? 3 : 1) : 1;
     int i = 0;
     if constexpr (MOST > 1) {
-        for (; i + MOST <= rows; i += MOST) add_values<MOST, NV>(out + i * dv, dv, scale + i, p + i * pitch, pitch, values, keys, low);
+        for (; i + MOST <= rows; i += MOST) add_values<MOST, NV>(out + i * dv, dv, scale + i, p + i * pitch, pitch, values, next, keys, low);
         if constexpr (MOST == 6)
-            for (; i + 4 <= rows; i += 4) add_values<4, NV>(out + i * dv, dv, scale + i, p + i * pitch, pitch, values, keys, low);
+            for (; i + 4 <= rows; i += 4) add_values<4, NV>(out + i * dv, dv, scale + i, p + i * pitch, pitch, values, next, keys, low);
     }
-    for (; i < rows; i++) add_values<1, NV>(out + i * dv, dv, scale + i, p + i * pitch, pitch, values, keys, low);
+    for (; i < rows; i++) add_values<1, NV>(out + i * dv, dv, scale + i, p + i * pitch, pitch, values, next, keys, low);
 }
 
 // The value blocks that one call covers: 16, 32, 64 or 128 channels at a time.
-static void add_block(float* out, int dv, const float* scale, const uint8_t* p, int64_t pitch, const uint8_t* values, int keys, bool low, int rows) {
-    int size = low ? 4 : 4;  // bytes between neighbouring channels: a pair of bf16, or one float
+static void add_block(float* out, int dv, const float* scale, const uint8_t* p, int64_t pitch, const uint8_t* values, const uint8_t* next, int keys, bool low, int rows) {
     for (int c = 0; c < dv;) {
-        const uint8_t* at = values + c * size;
+        const uint8_t *at = values + c * 4, *then = next + c * 4;  // a pair of bf16, or one float
         int left = dv - c, take;
-        if (left >= 128 && W == 16) take = 128, add_rows<128 / W>(out + c, dv, scale, p, pitch, at, keys, low, rows);
-        else if (left >= 64) take = 64, add_rows<64 / W>(out + c, dv, scale, p, pitch, at, keys, low, rows);
-        else if (left >= 32) take = 32, add_rows<32 / W>(out + c, dv, scale, p, pitch, at, keys, low, rows);
-        else take = 16, add_rows<16 / W>(out + c, dv, scale, p, pitch, at, keys, low, rows);
+        if (left >= 128 && W == 16) take = 128, add_rows<128 / W>(out + c, dv, scale, p, pitch, at, then, keys, low, rows);
+        else if (left >= 64) take = 64, add_rows<64 / W>(out + c, dv, scale, p, pitch, at, then, keys, low, rows);
+        else if (left >= 32) take = 32, add_rows<32 / W>(out + c, dv, scale, p, pitch, at, then, keys, low, rows);
+        else take = 16, add_rows<16 / W>(out + c, dv, scale, p, pitch, at, then, keys, low, rows);
         c += take;
     }
 }
@@ -145,19 +146,20 @@ static void attend_span(const uint8_t* q, int64_t pitch, int rows, int share, in
     int end = last + 1 < (span + 1) * SPAN ? last + 1 : (span + 1) * SPAN;
     int64_t wide = keys.low ? 128 : 256;
     for (int begin = span * SPAN; begin < end; begin += 64) {
-        const uint8_t* k = keys.block_k(begin / 64);
+        int b = begin / 64, after = begin + 128 < end ? b + 2 : b;
+        const uint8_t *k = keys.block_k(b), *next = keys.block_k(after);
         int i = 0;
         if (W == 16) {
-            for (; i + 6 <= rows; i += 6) dot_keys<6>(q + i * pitch, pitch, k, keys.d, keys.low, scores + i * 64);
-            for (; i + 4 <= rows; i += 4) dot_keys<4>(q + i * pitch, pitch, k, keys.d, keys.low, scores + i * 64);
+            for (; i + 6 <= rows; i += 6) dot_keys<6>(q + i * pitch, pitch, k, next, keys.d, keys.low, scores + i * 64);
+            for (; i + 4 <= rows; i += 4) dot_keys<4>(q + i * pitch, pitch, k, next, keys.d, keys.low, scores + i * 64);
         }
-        for (; i < rows; i++) dot_keys<1>(q + i * pitch, pitch, k, keys.d, keys.low, scores + i * 64);
+        for (; i < rows; i++) dot_keys<1>(q + i * pitch, pitch, k, next, keys.d, keys.low, scores + i * 64);
         for (i = 0; i < rows; i++) {
             int seen = first + i / share - begin + 1;
             soften(scores + i * 64, seen, running[i], factor[i], weights + i * wide, keys.low);
         }
         int count = end - begin < 64 ? end - begin : 64;
-        add_block(out, keys.dv, factor, weights, wide, keys.block_v(begin / 64), count, keys.low, rows);
+        add_block(out, keys.dv, factor, weights, wide, keys.block_v(b), keys.block_v(after), count, keys.low, rows);
     }
 }
 
@@ -178,12 +180,16 @@ static void append(const Cache& c, int layer, int head, int page_size, int32_t p
     uint8_t* vp = c.v + layer * c.v_layer + page * c.v_page + (int64_t)head * page_size * dv * size;
     int lane = offset % 64;
     if (low) {
-        for (int i = 0; i < d; i++) ((bf16*)kp)[(i / 2 * 64 + lane) * 2 + i % 2] = narrow(k[i]);
+        alignas(64) bf16 x[256 + 64] = {};
+        narrow(x, k, d);
+        for (int i = 0; i < d / 2; i++) memcpy(kp + (i * 64 + lane) * 4, x + 2 * i, 4);
+        narrow(x, v, d);
+        memset(x + d, 0, sizeof(bf16) * (dv - d));
         bf16* at = (bf16*)vp + (int64_t)(offset / 2) * dv * 2 + offset % 2;
-        for (int i = 0; i < dv; i++) {
-            at[2 * i] = i < d ? narrow(v[i]) : 0;
-            if (last && offset % 2 == 0) at[2 * i + 1] = 0;  // the pair's other half is multiplied by zero, so it must be finite
-        }
+        // The pair's other half is multiplied by zero until it is written, so it must be finite.
+        if (last && offset % 2 == 0)
+            for (int i = 0; i < dv; i++) at[2 * i + 1] = 0;
+        for (int i = 0; i < dv; i++) at[2 * i] = x[i];
     } else {
         for (int i = 0; i < d; i++) ((float*)kp)[i * 64 + lane] = k[i];
         float* at = (float*)vp + (int64_t)offset * dv;

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -71,12 +72,15 @@ static inline vf larger(vf a, vf b) {
 }
 
 static inline float sum(vf x) {
-    float t[W], s = 0;
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float t[W];
     store(t, x);
     for (int step = W / 2; step; step /= 2)
         for (int i = 0; i < step; i++) t[i] += t[i + step];
-    s = t[0];
-    return s;
+    return t[0];
+#endif
 }
 static inline float largest(vf x) {
 #if defined(__AVX512F__)
@@ -107,6 +111,14 @@ static inline vf exp2v(vf x) {
 }
 constexpr float LOG2E = 1.44269504088896340736f;
 static inline vf expv(vf x) { return exp2v(x * LOG2E); }
+// log(1 + e^x), accurate relative to its value: with s = e / (2 + e), log(1 + e) = 2 (s + s^3/3 + s^5/5 + ...).
+static inline vf softplus(vf x) {
+    vf high = larger(x, (vf){});
+    vf e = expv(x - 2.0f * high);  // e^-|x|
+    vf s = e / (2.0f + e), q = s * s, p = all(1.0f / 15);
+    for (float n : {13.0f, 11.0f, 9.0f, 7.0f, 5.0f, 3.0f, 1.0f}) p = fma(p, q, all(1.0f / n));
+    return fma(2.0f * s, p, high);
+}
 // Finite for every x: the exponent is cut at 126.
 static inline vf silu(vf x) {
     vf e = exp2v(-larger(-all(126.0f), x * LOG2E));

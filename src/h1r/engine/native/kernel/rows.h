@@ -27,13 +27,14 @@ static void unit(const float* x, const float* weight, int n, float eps, float* o
     }
 }
 
-// Rotary positions, half-split: channel i turns with i + d/2. out may be x.
-static void turn(const float* x, int d, const float* cosine, const float* sine, float* out) {
+// Rotary positions, half-split: channel i turns with i + d/2; then times `scale`. out may be x.
+static void turn(const float* x, int d, const float* cosine, const float* sine, float scale, float* out) {
     int half = d / 2;
-    for (int i = 0; i < half; i++) {
-        float a = x[i], b = x[i + half];
-        out[i] = a * cosine[i] - b * sine[i];
-        out[i + half] = b * cosine[i] + a * sine[i];
+    for (int i = 0; i < half; i += W) {
+        int n = half - i;
+        vf a = load(x + i, n), b = load(x + half + i, n), c = load(cosine + i, n), s = load(sine + i, n);
+        store(out + i, (a * c - b * s) * scale, n);
+        store(out + half + i, (b * c + a * s) * scale, n);
     }
 }
 

@@ -4,9 +4,9 @@
 
 // Channels [first, first + n), n <= W, of rows x[t * pitch]: causal convolution with `taps` weights, bias, SiLU, in place.
 // state [K-1] rows of C channels, oldest first; `fresh`: it counts as zeros.
-static void convolve(float* x, int64_t pitch, int rows, const float* weight, const float* bias, float* state, int C, int taps, bool fresh, int first, int n) {
-    constexpr int MOST = 8;
-    vf past[MOST] = {}, w[MOST];
+template <int taps>
+static void convolve(float* x, int64_t pitch, int rows, const float* weight, const float* bias, float* state, int C, bool fresh, int first, int n) {
+    vf past[taps] = {}, w[taps];
     for (int k = 0; k < taps; k++) w[k] = load(weight + (int64_t)k * C + first, n);
     for (int k = 0; k + 1 < taps; k++) past[k] = fresh ? (vf){} : load(state + (int64_t)k * C + first, n);
     vf b = bias ? load(bias + first, n) : (vf){};
@@ -22,10 +22,28 @@ static void convolve(float* x, int64_t pitch, int rows, const float* weight, con
     for (int k = 0; k + 1 < taps; k++) store(state + (int64_t)k * C + first, past[k], n);
 }
 
-// softplus(dt + bias) within its limits.
-static inline float step_size(float dt, float low, float high) {
-    float s = dt > 20.0f ? dt : std::log1p(std::exp(dt));
-    return s < low ? low : s > high ? high : s;
+static void convolve(int taps, float* x, int64_t pitch, int rows, const float* weight, const float* bias, float* state, int C, bool fresh, int first, int n) {
+    switch (taps) {
+        case 2: return convolve<2>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+        case 3: return convolve<3>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+        case 4: return convolve<4>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+        case 5: return convolve<5>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+        case 6: return convolve<6>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+        case 7: return convolve<7>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+        default: return convolve<8>(x, pitch, rows, weight, bias, state, C, fresh, first, n);
+    }
+}
+
+// Step sizes softplus(dt + bias) within their limits, and decays e^(step a), of n heads.
+static void step_sizes(const Shape& p, const float* dt, const float* bias, const float* a, float* step, float* decay) {
+    for (int h = 0; h < p.heads; h += W) {
+        int n = p.heads - h;
+        vf s = softplus(load(dt + h, n) + load(bias + h, n));
+        s = larger(s, all(p.dt_low));
+        s = s > p.dt_high ? all(p.dt_high) : s;
+        store(step + h, s, n);
+        store(decay + h, expv(s * load(a + h, n)), n);
+    }
 }
 
 // One token: S = decay S + xdt b^T, y = S c, for NV vectors of channels. s [N][pitch].

@@ -52,7 +52,7 @@ struct Work {
     uint8_t* queries;
     Running* running;
     Place* places;
-    int spans, scratch_size, span_rows;
+    int spans, scratch_size;
     bool single;  // every sequence has one row
 };
 
@@ -71,12 +71,8 @@ void place_row(const Work& w, const Layer& l, int layer, int m) {
     int d = p.head_dim, s = w.places[m].sequence, position = w.places[m].position;
     float* row = w.entered + (int64_t)m * p.enter();
     if (p.inner) {
-        const float* dt = row + p.inner + p.conv();
-        for (int h = 0; h < p.heads; h++) {
-            float step = step_size(dt[h] + l.dt_bias[h], p.dt_low, p.dt_high);
-            w.dt[m * p.heads + h] = step;
-            w.decay[m * p.heads + h] = std::exp(step * l.a[h]);
-        }
+        int64_t at = (int64_t)m * p.heads;
+        step_sizes(p, row + p.inner + p.conv(), l.dt_bias, l.a, w.dt + at, w.decay + at);
         row += p.inner + p.conv() + p.heads;
     }
     const float *cosine = b.cosine + (int64_t)m * (d / 2), *sine = b.sine + (int64_t)m * (d / 2);
@@ -84,8 +80,7 @@ void place_row(const Work& w, const Layer& l, int layer, int m) {
     for (int h = 0; h < p.query_heads; h++) {
         const float* q = row + h * d;
         if (p.qk_norm) unit(q, l.q_norm, d, p.eps, line), q = line;
-        turn(q, d, cosine, sine, line);
-        for (int i = 0; i < d; i++) line[i] *= scale;
+        turn(q, d, cosine, sine, scale, line);
         int kv = h / p.share(), r = h % p.share();
         uint8_t* out = w.queries + (((int64_t)kv * b.rows + m) * p.share() + r) * query_pitch(p);
         if (p.kv_bf16) narrow((bf16*)out, line, d);
@@ -96,9 +91,19 @@ void place_row(const Work& w, const Layer& l, int layer, int m) {
     for (int h = 0; h < p.kv_heads; h++) {
         const float *k = row + p.query() + h * d, *v = row + p.query() + p.kv() + h * d;
         if (p.qk_norm) unit(k, l.k_norm, d, p.eps, line), k = line;
-        turn(k, d, cosine, sine, line);
+        turn(k, d, cosine, sine, 1.0f, line);
         append(w.cache, layer, h, p.page, page, position % p.page, line, v, d, p.value_dim(), p.kv_bf16, last);
     }
+}
+
+// Channels [first, first + count) of one sequence through the convolution.
+void convolve_channels(const Work& w, const Layer& l, int layer, int s, int first, int count) {
+    const Shape& p = w.p;
+    float* state = (float*)(w.cache.conv + layer * w.cache.conv_layer + w.b.slots[s] * w.cache.conv_slot);
+    int begin = w.b.starts[s], end = first + count < p.conv() ? first + count : p.conv();
+    for (int c = first; c < end; c += W)
+        convolve(p.taps, w.entered + (int64_t)begin * p.enter() + p.inner, p.enter(), w.b.starts[s + 1] - begin, l.taps, l.conv_bias, state,
+                 p.conv(), w.b.before[s] == 0, c, end - c < W ? end - c : W);
 }
 
 Keys keys_of(const Work& w, int layer, int s, int head) {
@@ -178,6 +183,11 @@ void leave_row(const Work& w, int m, float* line) {
     w.leave_act.put(m, line);
 }
 
+// Spans of a single token, tiles of a prompt.
+int pieces(const Work& w, int s, int tile) {
+    return w.single ? w.b.before[s] / SPAN + 1 : (w.b.starts[s + 1] - w.b.starts[s] + tile - 1) / tile;
+}
+
 Work prepare(Model& model, const Cache& cache, const Batch& b) {
     const Shape& p = model.shape;
     int M = b.rows, longest = 0;
@@ -195,7 +205,7 @@ Work prepare(Model& model, const Cache& cache, const Batch& b) {
     int64_t floats = (int64_t)M * (p.enter() + p.inner + p.query() + 2 * p.heads + p.mlp) + parts * p.value_dim() + (int64_t)b.threads * scratch;
     model.space.reserve(floats * 4 + M * (enter + leave + mlp) + (int64_t)M * p.query_heads * query_pitch(p) + parts * sizeof(Running) + M * sizeof(Place) + 32 * 64);
     Space& space = model.space;
-    Work w{p, cache, b};
+    Work w{p, cache, b, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
     w.single = single, w.spans = spans, w.scratch_size = scratch;
     w.unit_act = {space.take<uint8_t>(M * enter), enter, p.format, p.width};
     w.leave_act = {space.take<uint8_t>(M * leave), leave, p.format, p.inner + p.query()};
@@ -275,20 +285,19 @@ int h1r_forward(void* handle, const Cache* cache, const Batch* batch) {
     Work w = prepare(model, *cache, b);
     if (!model.space.base) return 1;
     int M = b.rows, S = b.sequences, share = p.share();
-    int tile = TILE / share, conv_tasks = p.inner ? (p.conv() + 63) / 64 : 0, row_tasks = (M + 15) / 16;
-    int attend = 0;
-    for (int s = 0; s < S; s++) {
-        int tokens = b.starts[s + 1] - b.starts[s];
-        attend += p.kv_heads * (w.single ? b.before[s] / SPAN + 1 : (tokens + tile - 1) / tile);
-    }
+    int tile = TILE / share, row_grain = w.single ? 1 : 16, row_tasks = (M + row_grain - 1) / row_grain;
+    int conv_tasks = p.inner && !w.single ? (p.conv() + 63) / 64 : 0;
+    // A single token's spans of all heads lie side by side in memory: one task reads them together where there are many.
+    int64_t attend = 0;
+    for (int s = 0; s < S; s++) attend += pieces(w, s, tile);
+    bool together = w.single && attend >= 2 * b.threads;
+    if (!together) attend *= p.kv_heads;
     struct Task { int s, head, at; };
     Task* tasks = (Task*)std::malloc(sizeof(Task) * (attend + 1));
     int count = 0;
-    for (int s = 0; s < S; s++) {
-        int n = w.single ? b.before[s] / SPAN + 1 : (b.starts[s + 1] - b.starts[s] + tile - 1) / tile;
-        for (int i = n - 1; i >= 0; i--)
-            for (int h = 0; h < p.kv_heads; h++) tasks[count++] = {s, h, i};
-    }
+    for (int s = 0; s < S; s++)
+        for (int i = pieces(w, s, tile) - 1; i >= 0; i--)
+            for (int h = 0; h < (together ? 1 : p.kv_heads); h++) tasks[count++] = {s, h, i};
     // Heads of one scan task: all of a short step's work in a few tasks, one head each where there is much.
     int grain = 1;
     if (p.inner) {
@@ -306,24 +315,18 @@ int h1r_forward(void* handle, const Cache* cache, const Batch* batch) {
 #pragma omp for schedule(dynamic, 1)
             for (int n = 0; n < blocks(l.enter); n++) product(w.unit_act, M, l.enter, n, Put{w.entered, p.enter(), l.enter.n, n, false});
 #pragma omp for schedule(dynamic, 1)
-            for (int t = 0; t < S * conv_tasks + row_tasks; t++) {
-                if (t >= S * conv_tasks) {
-                    int first = (t - S * conv_tasks) * 16, end = first + 16 < M ? first + 16 : M;
-                    for (int m = first; m < end; m++) place_row(w, l, layer, m);
-                    continue;
-                }
-                int s = t / conv_tasks, first = t % conv_tasks * 64, end = first + 64 < p.conv() ? first + 64 : p.conv();
-                float* state = (float*)(w.cache.conv + layer * w.cache.conv_layer + b.slots[s] * w.cache.conv_slot);
-                for (int c = first; c < end; c += W)
-                    convolve(w.entered + (int64_t)b.starts[s] * p.enter() + p.inner, p.enter(), b.starts[s + 1] - b.starts[s], l.taps, l.conv_bias, state,
-                             p.conv(), p.taps, b.before[s] == 0, c, end - c < W ? end - c : W);
+            for (int t = 0; t < row_tasks + S * conv_tasks; t++) {
+                int first = t * row_grain, end = first + row_grain < M ? first + row_grain : M;
+                for (int m = first; m < end; m++) place_row(w, l, layer, m);
+                if (w.single) convolve_channels(w, l, layer, t, 0, p.conv());
+                else if (t >= row_tasks) convolve_channels(w, l, layer, (t - row_tasks) / conv_tasks, (t - row_tasks) % conv_tasks * 64, 64);
             }
 #pragma omp for schedule(dynamic, 1)
             for (int t = 0; t < count + S * scan_each; t++) {
                 if (t < count) {
                     Task k = tasks[t];
                     if (w.single) {
-                        attend_single(w, layer, k.s, k.head, k.at);
+                        for (int h = k.head; h < (together ? p.kv_heads : k.head + 1); h++) attend_single(w, layer, k.s, h, k.at);
                     } else {
                         int first = k.at * tile, left = b.starts[k.s + 1] - b.starts[k.s] - first;
                         attend_tile(w, layer, k.s, k.head, first, left < tile ? left : tile);
