@@ -6,14 +6,16 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h1r.engine import LLM, Engine, EngineConfig, native
+from h1r.engine import LLM, Engine, EngineConfig, native, sampler
 from h1r.engine.native import build as building
 from h1r.engine.native import library as lib
+from h1r.engine.native import statistics
 from h1r.errors import ConfigError
 from h1r.model import Cache, H1Config, Qwen3Config, Sequences, build, fold, save
 from h1r.ops.layout import Layout
@@ -348,3 +350,57 @@ def test_weights_are_packed_once(checkpoint: Path) -> None:
     vectors = sum(t.numel() * 4 for t in model._kept)
     assert model.nbytes <= rounded_up + head + vectors + model.table.numel() * 4 + 64 * 5 * len(model.layers)
     assert rounded_up < 4 * parameters
+
+
+@pytest.mark.parametrize("vocab", [7, 48, 513, 9000])
+def test_statistics_and_draws_are_the_samplers(vocab: int) -> None:
+    """Log-sum-exp, ranking, argmax and inverse CDF against the torch forms, rows with ties and cuts included."""
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(24, vocab, generator=generator) * 3
+    logits[5] = logits[5].round()  # ties
+    logits[6] = 0.0
+    temperature = torch.rand(24, generator=generator) + 0.4
+    for count in {1, min(20, vocab), min(128, vocab)}:
+        mine, theirs = statistics.look(logits, count, temperature), sampler.look(logits, count, temperature)
+        assert float((mine[0] - theirs[0]).abs().max()) <= 2e-5
+        assert torch.equal(mine[1], theirs[1])
+        assert torch.equal(logits.gather(1, mine[2][:, None]), logits.gather(1, theirs[2][:, None]))
+    uniform = torch.rand(24, generator=generator, dtype=torch.float64)
+    cuts = ((0, 1.0, 0.0), (0, 0.8, 0.0), (0, 0.999, 0.0), (5, 1.0, 0.0), (300, 0.9, 0.0), (0, 0.7, 0.05))
+    for top_k, top_p, min_p in cuts:
+        floor = None
+        if top_p < 1 or top_k:
+            floor = statistics.thresholds(logits, cuts_of(top_k, top_p, min_p), temperature)
+            known = sampler.thresholds(logits, cuts_of(top_k, top_p, min_p), temperature)
+            tight = top_p < 0.99  # in the far tail of 0.999, fp32 cannot say which of many tokens is the last
+            assert not tight or int(((floor - known).abs() > 1e-6 * known.abs()).sum()) <= 1
+            if not top_k and not min_p:
+                warm = (logits / temperature[:, None]).double()
+                p = warm.softmax(-1)
+                above = (p * (logits / temperature[:, None] > floor[:, None])).sum(-1)
+                kept = (p * (logits / temperature[:, None] >= floor[:, None])).sum(-1)
+                assert bool((above < top_p + 1e-6).all()) and bool((kept > top_p - 1e-6).all())
+        tokens, logp = statistics.pick(logits, temperature, floor, uniform)
+        same, known = sampler.pick(logits, temperature, floor, uniform)
+        assert int((tokens != same).sum()) <= 1  # a uniform number within rounding of a border
+        assert float((logp - known)[tokens == same].abs().max()) <= 5e-6
+        if floor is not None:
+            assert bool((logits.gather(1, tokens[:, None])[:, 0] / temperature >= floor).all())
+
+
+def cuts_of(top_k: int, top_p: float, min_p: float) -> sampler.Cuts:
+    return sampler.Cuts(np.full(24, top_k), np.full(24, top_p, np.float32), np.full(24, min_p, np.float32))
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]]).expand(20000, 5).contiguous()
+    uniform = torch.from_numpy(np.random.default_rng(0).random(20000))
+    tokens, _ = statistics.pick(logits, torch.ones(20000), None, uniform)
+    share = torch.bincount(tokens, minlength=5) / 20000
+    assert float((share - logits[0].softmax(-1)).abs().max()) <= 0.012
+
+
+def test_logits_that_are_not_finite_are_noticed() -> None:
+    logits = torch.zeros(2, 100)
+    logits[0, 7], logits[1, 9] = torch.nan, torch.inf
+    assert not bool(torch.isfinite(statistics.look(logits, 5)[0]).any())

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from h1r.engine.memory import Memory, Pool
+from h1r.engine.native import statistics
 from h1r.engine.native.model import PAGE as NATIVE_PAGE
 from h1r.engine.native.model import NativeModel
 from h1r.engine.request import Decode, Event, Feed, Request, Sequence, Split, Text, trace_of, windowed
 from h1r.engine.runner import PAGED, SLOTTED, Runner, new_cache
-from h1r.engine.sampler import Draws, Sampler, key
+from h1r.engine.sampler import Draws, Forms, Sampler, key
 from h1r.engine.scheduler import Scheduler
 from h1r.errors import CheckpointError, ConfigError
 from h1r.types import Prompt, SamplingParams, StopReason, Watch
@@ -90,7 +91,8 @@ class Engine:
             poison=options.poison,
         )  # fmt: skip
         self.scheduler = self._scheduler()
-        self.sampler = Sampler(self.vocab, self.device)
+        own = Forms(statistics.look, statistics.thresholds, statistics.pick)
+        self.sampler = Sampler(self.vocab, self.device, own if isinstance(model, NativeModel) else None)
         self.seed = secrets.randbits(63) if options.seed is None else options.seed
         self.live: dict[int, dict[int, Sequence]] = {}
         self.failures: dict[int, Exception] = {}

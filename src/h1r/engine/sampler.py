@@ -11,6 +11,7 @@ is the one at temperature 1, since the limit's would be 0 for every token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import NamedTuple
 
@@ -105,8 +106,20 @@ def penalise(
     return logits - frequency[:, None] * counts - presence[:, None] * (counts > 0)
 
 
-def thresholds(logits: Tensor, cuts: Cuts) -> Tensor:
-    """The smallest logit each row keeps. logits [B,V] already divided by temperature -> [B].
+def look(logits: Tensor, count: int, temperature: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """logits [B,V], temperature [B] -> log sum exp(logits / temperature) [B], the `count` largest logits [B,count] in
+    descending order, the first largest [B]."""
+    warm = logits if temperature is None else logits / temperature[:, None]
+    return warm.logsumexp(-1), ranked(logits, count), logits.argmax(-1)
+
+
+def pick(logits: Tensor, temperature: Tensor, floor: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from softmax(logits / temperature) [B,V] cut at `floor` [B]: tokens [B], their log-probabilities [B]."""
+    return invert(logits if bool((temperature == 1).all()) else logits / temperature[:, None], floor, uniform)
+
+
+def thresholds(logits: Tensor, cuts: Cuts, temperature: Tensor | None = None) -> Tensor:
+    """The smallest logit / temperature each row keeps. logits [B,V], temperature [B] (None: 1) -> [B].
 
     Looks at the NEAR likeliest first; only when some row's nucleus, or a tie, reaches past them is everything sorted. Both
     ways give a row the same number.
@@ -114,10 +127,11 @@ def thresholds(logits: Tensor, cuts: Cuts) -> Tensor:
     size = logits.shape[-1]
     nucleus = bool((cuts.top_p < 1).any())
     reach = min(size, max(int(cuts.top_k.max(initial=1)), NEAR if nucleus else 1))
-    whole = logits.logsumexp(-1) if nucleus else logits[:, 0]
-    floor, complete = _floors(ranked(logits, reach), whole, cuts, size)
+    whole, values, _ = look(logits, reach, temperature)
+    warm = torch.ones_like(whole) if temperature is None else temperature
+    floor, complete = _floors(values / warm[:, None], whole, cuts, size)
     if not complete and reach < size:
-        floor, _ = _floors(ranked(logits, size), whole, cuts, size)
+        floor, _ = _floors(ranked(logits, size) / warm[:, None], whole, cuts, size)
     return floor
 
 
@@ -166,11 +180,19 @@ def _exp(shifted: Tensor) -> Tensor:
     return shifted.clamp_(min=-NOTHING).exp_()
 
 
+class Forms(NamedTuple):
+    """The three functions a draw is made of: those above, or the native kernel's."""
+
+    look: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]] = look
+    thresholds: Callable[[Tensor, Cuts, Tensor], Tensor] = thresholds
+    pick: Callable[[Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]] = pick
+
+
 class Sampler:
     """Sampling parameters by state slot, so that a step gathers them in one go."""
 
-    def __init__(self, vocab: int, device: torch.device) -> None:
-        self.vocab, self.device = vocab, device
+    def __init__(self, vocab: int, device: torch.device, forms: Forms | None = None) -> None:
+        self.vocab, self.device, self.forms = vocab, device, forms or Forms()
         self.owner: list[Sequence | None] = []
         # columns: temperature, top_p, min_p, repetition, presence, frequency
         self.reals = np.zeros((0, 6), np.float32)
@@ -187,7 +209,7 @@ class Sampler:
         self._place(sequences, slots)
         reals, whole = self.reals[slots], self.whole[slots]
         positions = np.array([s.length for s in sequences], np.int64) - whole[:, 1]
-        lse = logits.logsumexp(-1)
+        lse, likeliest, best = self.forms.look(logits, min(TOP, self.vocab))
         if not bool(torch.isfinite(lse).all()):
             raise CheckpointError(
                 "the model's logits are not finite: the checkpoint is damaged, or its dtype too narrow"
@@ -195,11 +217,12 @@ class Sampler:
         adjusted = self._adjust(logits, sequences, slots, reals)
         greedy = reals[:, 0] == 0
         uniform = uniforms(self.keys[slots], positions.astype(np.uint64))
-        tokens, logprobs = self._choose(
-            adjusted, lse if adjusted is logits else adjusted.logsumexp(-1), greedy, reals, whole[:, 0], uniform
-        )
+        known = lse, best
+        if adjusted is not logits:
+            known = self.forms.look(adjusted, 1)[::2]
+        tokens, logprobs = self._choose(adjusted, *known, greedy, reals, whole[:, 0], uniform)
         raw = logits.gather(1, tokens[:, None])[:, 0] - lse
-        confidence = lse - ranked(logits, min(TOP, self.vocab)).mean(-1)
+        confidence = lse - likeliest.mean(-1)
         ids = tokens.cpu().numpy()
         if self.counts is not None:
             self.counts[torch.from_numpy(slots).to(self.device), tokens] += 1
@@ -210,17 +233,13 @@ class Sampler:
         return Draws(ids.tolist(), sampled, plain, sure, _likeliest(logits, lse, whole[:, 3]), ended)
 
     def _choose(
-        self, logits: Tensor, lse: Tensor, greedy: npt.NDArray[np.bool_], reals: npt.NDArray[np.float32],
+        self, logits: Tensor, lse: Tensor, best: Tensor, greedy: npt.NDArray[np.bool_], reals: npt.NDArray[np.float32],
         top_k: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Tokens [B] and their log-probabilities under the sampled distribution [B]; lse is that of `logits`."""
+        """Tokens [B] and their log-probabilities under the sampled distribution [B]; lse, best: of `logits`."""
         if greedy.all():
-            tokens = logits.argmax(-1)
-            return tokens, logits.gather(1, tokens[:, None])[:, 0] - lse
-        tempered = logits
-        temperature = np.where(greedy, np.float32(1), reals[:, 0])
-        if (temperature != 1).any():
-            tempered = logits / torch.from_numpy(temperature).to(self.device)[:, None]
+            return best, logits.gather(1, best[:, None])[:, 0] - lse
+        temperature = torch.from_numpy(np.where(greedy, np.float32(1), reals[:, 0])).to(self.device)
         cuts = Cuts(
             np.where(greedy, 0, top_k),
             np.where(greedy, np.float32(1), reals[:, 1]),
@@ -232,12 +251,13 @@ class Sampler:
             rows = torch.from_numpy(cut).to(self.device)
             floor = torch.full_like(lse, -torch.inf)
             mine = Cuts(cuts.top_k[cut], cuts.top_p[cut], cuts.min_p[cut])
-            floor[rows] = thresholds(tempered[rows] if len(cut) < len(greedy) else tempered, mine)
-        tokens, logprobs = invert(tempered, floor, torch.from_numpy(uniform).to(self.device))
+            some = logits[rows] if len(cut) < len(greedy) else logits
+            floor[rows] = self.forms.thresholds(some, mine, temperature[rows])
+        tokens, logprobs = self.forms.pick(logits, temperature, floor, torch.from_numpy(uniform).to(self.device))
         if greedy.any():
             firm = torch.from_numpy(greedy).to(self.device)
-            tokens = torch.where(firm, logits.argmax(-1), tokens)
-            logprobs = torch.where(firm, logits.gather(1, tokens[:, None])[:, 0] - lse, logprobs)
+            tokens = torch.where(firm, best, tokens)
+            logprobs = torch.where(firm, logits.gather(1, best[:, None])[:, 0] - lse, logprobs)
         return tokens, logprobs
 
     def _adjust(

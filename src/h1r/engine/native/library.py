@@ -81,7 +81,8 @@ def library(machine: str = "native") -> Any:
         ("h1r_pack", None, [p, n, i, i, i, p, i]),
         ("h1r_unpack_rows", None, [POINTER(Mat), p, i, p]),
         ("h1r_read_bandwidth", c_double, [p, n, i, i]),
-        ("h1r_statistics", None, [p, i, i, i, p, p, p, i]),
+        ("h1r_statistics", None, [p, i, i, i, p, p, p, p, i]),
+        ("h1r_floors", None, [p, i, i, p, p, p, p, p, i]),
         ("h1r_draw", None, [p, i, i, p, p, p, p, p, i]),
     ):
         function = getattr(kernel, name)

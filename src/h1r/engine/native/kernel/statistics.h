@@ -19,10 +19,15 @@ static float row_lse(const float* x, int V, float temperature) {
     float best = row_max(x, V), inverse = 1.0f / temperature;
     double total = 0;
     int i = 0;
+    vf odd = {};  // nan from the first nan on, which the exponential would swallow
     while (i + W <= V) {  // partial sums of 4096, so that fp32 loses nothing that matters
         vf s = {};
-        for (int end = std::min(V - W, i + 4096); i <= end; i += W) s += expv((load(x + i) - best) * inverse);
-        total += sum(s);
+        for (int end = std::min(V - W, i + 4096); i <= end; i += W) {
+            vf v = load(x + i) - best;
+            odd += v * 0.0f;
+            s += expv(v * inverse);
+        }
+        total += sum(s) + sum(odd);
     }
     for (; i < V; i++) total += std::exp((x[i] - best) * inverse);
     return (float)(best * (double)inverse + std::log(total));
@@ -98,17 +103,89 @@ static void row_draw(const float* x, int V, float temperature, float floor, doub
     *logp = (float)((x[chosen] - best) / temperature - std::log(total));
 }
 
+// How many of `values` (descending) a nucleus keeps: those before which less than p of the `whole` mass stands, one at least.
+static float last_kept(const std::vector<float>& values, float best, float temperature, double before, double target) {
+    float last = values[0];
+    for (float v : values) {
+        if (before >= target) break;
+        last = v;
+        before += expv(all((v - best) / temperature))[0];
+    }
+    return last;
+}
+
+// The smallest x / temperature that top-k (0: off), top-p (1: off) and min-p (0: off) keep.
+static float row_floor(const float* x, int V, float temperature, int64_t top_k, float top_p, float min_p, std::vector<float>& found) {
+    float best = row_max(x, V), floor = -std::numeric_limits<float>::infinity();
+    bool few = top_k > 0 && top_k < V;
+    if (few) {
+        found.assign(x, x + V);
+        std::nth_element(found.begin(), found.begin() + top_k - 1, found.end(), std::greater<float>());
+        float least = found[top_k - 1];
+        floor = least / temperature;
+        if (top_p < 1) {
+            found.clear();
+            for (int i = 0; i < V; i++)
+                if (x[i] >= least) found.push_back(x[i]);
+            std::sort(found.begin(), found.end(), std::greater<float>());
+            double total = 0;
+            for (float v : found) total += expv(all((v - best) / temperature))[0];
+            floor = std::max(floor, last_kept(found, best, temperature, 0, top_p * total) / temperature);
+        }
+    } else if (top_p < 1) {
+        // Mass by distance from the best in bins of 1/64; the bin in which p is reached is sorted.
+        constexpr int BINS = 2048;
+        double mass[BINS] = {}, total = 0, before = 0;
+        auto bin = [&](float v) {
+            float d = (best - v) / temperature * 64.0f;
+            return d < BINS - 1 ? (int)d : BINS - 1;
+        };
+        alignas(64) float weights[W];
+        int i = 0;
+        for (; i + W <= V; i += W) {
+            store(weights, expv((load(x + i) - best) / temperature));
+            for (int j = 0; j < W; j++) mass[bin(x[i + j])] += weights[j];
+        }
+        for (; i < V; i++) mass[bin(x[i])] += expv(all((x[i] - best) / temperature))[0];
+        for (double m : mass) total += m;
+        int b = 0;
+        while (b + 1 < BINS && before + mass[b] < top_p * total) before += mass[b++];
+        found.clear();
+        for (i = 0; i < V; i++)
+            if (bin(x[i]) == b) found.push_back(x[i]);
+        std::sort(found.begin(), found.end(), std::greater<float>());
+        if (!found.empty()) floor = last_kept(found, best, temperature, before, top_p * total) / temperature;
+    }
+    if (min_p > 0) floor = std::max(floor, best / temperature + std::log(min_p));
+    return floor;
+}
+
 extern "C" {
 
-// top [B][count] descending (count 0: none), lse [B] at the given temperatures [B] (null: 1).
-void h1r_statistics(const float* logits, int B, int V, int count, const float* temperature, float* top, float* lse, int threads) {
+// The smallest logits / temperature each row keeps [B]; top_k int64, the others fp32, all [B].
+void h1r_floors(const float* logits, int B, int V, const float* temperature, const int64_t* top_k, const float* top_p, const float* min_p, float* floor, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> found;
+#pragma omp for schedule(dynamic, 1)
+        for (int b = 0; b < B; b++)
+            floor[b] = row_floor(logits + (int64_t)b * V, V, temperature[b], top_k[b], top_p[b], min_p[b], found);
+    }
+}
+
+// top [B][count] descending (count 0: none), lse [B] at the given temperatures [B] (null: 1), best [B]: the first largest.
+void h1r_statistics(const float* logits, int B, int V, int count, const float* temperature, float* top, float* lse, int64_t* best, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> found;
 #pragma omp for schedule(dynamic, 1)
         for (int b = 0; b < B; b++) {
             const float* x = logits + (int64_t)b * V;
-            if (lse) lse[b] = row_lse(x, V, temperature ? temperature[b] : 1.0f);
+            lse[b] = row_lse(x, V, temperature ? temperature[b] : 1.0f);
+            float most = row_max(x, V);
+            int i = 0;
+            while (i + 1 < V && x[i] != most) i++;
+            best[b] = i;
             if (count) row_top(x, V, count, top + (int64_t)b * count, found);
         }
     }
