@@ -23,7 +23,7 @@ import torch
 from h1r.engine.memory import Memory, Pool
 from h1r.engine.native import statistics
 from h1r.engine.native.model import PAGE as NATIVE_PAGE
-from h1r.engine.native.model import NativeModel
+from h1r.engine.native.model import NativeModel, pack
 from h1r.engine.request import Decode, Event, Feed, Request, Sequence, Split, Text, trace_of, windowed
 from h1r.engine.runner import PAGED, SLOTTED, Runner, new_cache
 from h1r.engine.sampler import Draws, Forms, Sampler, key
@@ -153,10 +153,17 @@ class Engine:
             self._finish(s, StopReason.ABORT)
 
     def swap(self, model: Any, version: int) -> None:
-        """New weights, between two steps; traces in flight go on with them and remember which token had which."""
-        if model.config != self.config or _kind(model) != (self.device, self.dtype):
+        """New weights, between two steps; traces in flight go on with them and remember which token had which.
+
+        A native engine packs a folded model (fp32 is best) in its own format.
+        """
+        mine = self.runner.model
+        if isinstance(mine, NativeModel) and not isinstance(model, NativeModel):
+            model = pack(model, mine.format)
+        new, old = _sizes(model), _sizes(mine)
+        if new != old:
             raise CheckpointError(
-                "the new weights are of another config or dtype than the engine's: not the same model"
+                f"new weights have (layers, width, vocabulary) {new}, the engine's {old}: another model"
             )
         self.runner.model, self.version = model, version
 
@@ -285,6 +292,10 @@ def _kind(model: Any) -> tuple[torch.device, torch.dtype]:
     if isinstance(model, NativeModel):
         return model.device, model.dtype
     return model.head[0].device, model.head[0].dtype
+
+
+def _sizes(model: Any) -> tuple[int, int, int]:
+    return model.config.num_hidden_layers, model.config.hidden_size, model.config.vocab_size
 
 
 def _memory(model: Any, config: Any, options: EngineConfig, dtype: torch.dtype, device: torch.device) -> Memory:
