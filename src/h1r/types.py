@@ -53,12 +53,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a generator continues: messages, and the exact token ids where we hold the tokenizer."""
+    """What a generator continues: messages, and the exact token ids where we hold the tokenizer.
+
+    marks  token counts at which a turn ends, ascending: where a later prompt may part from this one; a hint, not compared
+    """
 
     messages: tuple[Message, ...] = ()
     token_ids: tuple[int, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     text: str = ""
+    marks: tuple[int, ...] = field(default=(), compare=False)
 
 
 class StopReason(StrEnum):

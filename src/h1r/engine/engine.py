@@ -48,6 +48,8 @@ class EngineConfig:
                   to 1024 tokens, so that a small model's traces fit in one
     chunk         prompt tokens one step computes at most
     context       tokens a sequence may have; None: what the model was made for
+    prefixes      states of prompt beginnings kept for later prompts, at most; they give way to sequences. None: an eighth
+                  of `sequences`; 0: none
     state_dtype   of the SSM state; float32 keeps long traces exact
     seed          stream of requests that bring no seed; None: the machine's entropy
     poison        debugging: free memory is filled with NaN before every step
@@ -58,6 +60,7 @@ class EngineConfig:
     page_size: int | None = None
     chunk: int = 1024
     context: int | None = None
+    prefixes: int | None = None
     state_dtype: torch.dtype = torch.float32
     seed: int | None = None
     poison: bool = False
@@ -120,6 +123,7 @@ class Engine:
             row=row,
             stop_ids=tuple(dict.fromkeys((*(() if sampling.ignore_eos else self.stop_ids), *sampling.stop_ids))),
             limit=limit,
+            marks=_marks(prompt),
             watch=watch,
             stream=stream,
         )
@@ -165,10 +169,15 @@ class Engine:
             raise CheckpointError(
                 f"new weights have (layers, width, vocabulary) {new}, the engine's {old}: another model"
             )
+        self.drop_prefixes()
         self.runner.model, self.version = model, version
 
+    def drop_prefixes(self) -> None:
+        """Forget the kept states of prompt beginnings; they belong to the weights that computed them."""
+        self.scheduler.prefixes.clear()
+
     def check_integrity(self) -> None:
-        """When idle: no queue holds anything, no page or slot is owned, every number is free exactly once."""
+        """When idle: no queue holds anything, only kept prefixes own pages and slots, every other number is free once."""
         assert not self.live and not self._events, "requests are still in flight"
         self.scheduler.check()
 
@@ -180,7 +189,11 @@ class Engine:
         self.live, self.failures, self._events = {}, {}, []
 
     def _scheduler(self) -> Scheduler:
-        return Scheduler(self.memory, self.options.chunk, settle=not isinstance(self.runner.model, NativeModel))
+        kept = self.options.prefixes
+        return Scheduler(
+            self.memory, self.options.chunk, settle=not isinstance(self.runner.model, NativeModel),
+            prefixes=self.memory.slots.limit // 8 if kept is None else kept,
+        )  # fmt: skip
 
     # Inside a step
 
@@ -252,7 +265,8 @@ class Engine:
         """End a trace: its memory is free at once, its Trace goes to the watch and into the events."""
         request = s.request
         s.stop = s.stop or reason
-        self.scheduler.drop(s)
+        # One trace that came to its end is a turn of a conversation that may go on.
+        self.scheduler.drop(s, keep=reason is StopReason.STOP and request.sampling.n == 1)
         live = self.live[request.id]
         del live[s.index]
         if not live:
@@ -285,6 +299,13 @@ class Engine:
                 f"the prompt has {len(ids)} tokens, the {which} holds {room + len(ids)}: shorten the prompt"
             )
         return int(min(sampling.max_tokens, room))
+
+
+def _marks(prompt: Prompt) -> frozenset[int]:
+    """Where to keep the state: after the first and the last marked turn, and at the prompt's end (but for its last token)."""
+    end = len(prompt.token_ids) - 1
+    inside = [m for m in prompt.marks if 0 < m <= end]
+    return frozenset((*inside[:1], *inside[-1:], end)) - {0}
 
 
 def _kind(model: Any) -> tuple[torch.device, torch.dtype]:

@@ -30,6 +30,7 @@ from h1r.ops.layout import Layout
 from h1r.ops.linear import quant
 from h1r.ops.logprob import logprob
 from h1r.text import Tokenizer, render, split
+from h1r.text.tokenizer import IM_START
 from h1r.types import Floats, Message, Prompt, SamplingParams, Trace, Watch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -160,14 +161,21 @@ class LLM:
         """Anything `generate` takes, as a Prompt with token ids."""
         if isinstance(given, Prompt):
             if given.token_ids:
-                return given
+                return self._marked(given)
             tokenizer = self._need_tokenizer()
             if given.messages:
-                return render(given.messages, given.tools, tokenizer=tokenizer)
-            return replace(given, token_ids=tuple(tokenizer.encode(given.text)))
+                return self._marked(render(given.messages, given.tools, tokenizer=tokenizer))
+            return self._marked(replace(given, token_ids=tuple(tokenizer.encode(given.text))))
         if isinstance(given, str):
-            return Prompt(text=given, token_ids=tuple(self._need_tokenizer().encode(given)))
-        return Prompt(token_ids=tuple(int(i) for i in given))
+            return self._marked(Prompt(text=given, token_ids=tuple(self._need_tokenizer().encode(given))))
+        return self._marked(Prompt(token_ids=tuple(int(i) for i in given)))
+
+    def _marked(self, prompt: Prompt) -> Prompt:
+        """With the places where a turn begins, so that the state before it can be kept for prompts that share it."""
+        if prompt.marks or self.tokenizer is None or not self.tokenizer.has(IM_START):
+            return prompt
+        turn = self.tokenizer.id(IM_START)
+        return replace(prompt, marks=tuple(i for i, token in enumerate(prompt.token_ids) if token == turn and i))
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -49,6 +49,7 @@ class Request:
     row       which random streams it draws from: the prompt's place in its batch
     seed      resolved: never None
     stop_ids  every token id that ends a trace
+    marks     prompt lengths whose state is worth keeping: the first and last of the prompt's own marks, and its end
     limit     tokens a trace may have, after max_tokens, the model's context and the memory are taken into account
     stream    yield an Event for every token
     """
@@ -60,6 +61,7 @@ class Request:
     row: int = 0
     stop_ids: tuple[int, ...] = ()
     limit: int
+    marks: frozenset[int] = frozenset()
     watch: Watch | None = None
     stream: bool = False
     traces: list[Sequence] = field(default_factory=list)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from h1r.engine.memory import Memory
+from h1r.engine.prefix import Prefixes, Snapshot
 from h1r.engine.request import STEM, Request, Sequence
 
 
@@ -67,10 +68,18 @@ class Plan:
 
 
 class Scheduler:
-    """Holds the queues. `chunk` is the most prompt tokens one step computes; `settle`: keep sequences side by side."""
+    """Holds the queues.
 
-    def __init__(self, memory: Memory, chunk: int, settle: bool = True) -> None:
+    chunk     the most prompt tokens one step computes
+    settle    keep sequences side by side in the pools
+    prefixes  how many snapshots of prefixes are kept at most
+    forked    prompt tokens that traces took over from their stem instead of computing them
+    """
+
+    def __init__(self, memory: Memory, chunk: int, settle: bool = True, prefixes: int = 0) -> None:
         self.memory, self.chunk, self.settle = memory, chunk, settle
+        self.prefixes = Prefixes(memory, min(prefixes, memory.slots.limit - 1))
+        self.forked = 0
         self.waiting: deque[Request] = deque()
         self.resident: list[Sequence] = []  # in memory, oldest first
         self.parked: list[Sequence] = []  # copied out, oldest first
@@ -88,6 +97,7 @@ class Scheduler:
         plan = Plan()
         if self.settle:
             self._settle(plan)
+        self._snapshot(plan)
         while True:
             self._make_room(plan)
             self._fork_ready(plan)
@@ -101,12 +111,13 @@ class Scheduler:
                 # Stems hold all the memory and none can go on: the youngest makes way.
                 self._park(self.resident[-1], plan)
 
-    def drop(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is; its memory is free at once."""
+    def drop(self, sequence: Sequence, keep: bool = False) -> None:
+        """Forget a sequence, wherever it is; its memory is free at once, or (`keep`) becomes a snapshot's."""
         request = sequence.request
         if sequence.slot >= 0:
             self.resident.remove(sequence)
-            self._release(sequence)
+            if not (keep and self._bequeath(sequence)):
+                self._release(sequence)
         elif sequence in self.parked:
             self.parked.remove(sequence)
             sequence.host = None
@@ -124,7 +135,8 @@ class Scheduler:
     def check(self) -> None:
         """Idle invariant: queues are empty and so is the memory."""
         assert self.idle, "check_integrity is for an idle engine"
-        self.memory.check()
+        kept = self.prefixes.kept.values()
+        self.memory.check([p for s in kept for p in s.pages], [s.slot for s in kept])
 
     # Steps of `schedule`
 
@@ -148,11 +160,28 @@ class Scheduler:
                 pages.drop(old)
             stray = [s for s in stray if s not in free]
 
+    def _snapshot(self, plan: Plan) -> None:
+        """Keep the states of stems that stand at a mark, before they go on."""
+        memory, prefixes = self.memory, self.prefixes
+        for stem in [s for s in self.resident if s.is_stem and s.length in s.request.marks]:
+            tokens = tuple(stem.request.prompt.token_ids[: stem.length])
+            shared, used = divmod(stem.length, memory.page_size)
+            if not prefixes.wanted(stem.length) or prefixes.touch(tokens):
+                continue
+            if not prefixes.make_room(1, 1 if used else 0):
+                continue
+            slot, pages, pair = memory.slots.take(), [memory.pages.share(p) for p in stem.pages[:shared]], (-1, -1)
+            if used:
+                pages.append(memory.pages.take())
+                pair = (stem.pages[shared], pages[-1])
+            plan.moves.append(Copy(stem.slot, slot, *pair, used))
+            prefixes.add(tokens, slot, pages)
+
     def _make_room(self, plan: Plan) -> None:
         """A page for every trace whose next token needs one."""
         size, pages = self.memory.page_size, self.memory.pages
         for sequence in [s for s in self.resident if s.length == len(s.pages) * size and not s.is_stem]:
-            while sequence.slot >= 0 and not pages.available:
+            while sequence.slot >= 0 and not self.prefixes.make_room(0, 1):
                 self._park(self.resident[-1], plan)
             if sequence.slot >= 0:
                 sequence.pages.append(pages.take())
@@ -164,7 +193,7 @@ class Scheduler:
         while self.parked:
             sequence = self.parked[0]
             need = memory.pages_for(sequence.length + 1)
-            if not memory.slots.available or memory.pages.available < need + self._margin():
+            if not self.prefixes.make_room(1, need + self._margin()):
                 break
             del self.parked[0]
             sequence.slot = memory.slots.take()
@@ -187,12 +216,14 @@ class Scheduler:
         while request.unborn:
             last = request.unborn == 1
             room = last and shared < len(stem.pages)
+            self.prefixes.make_room(0 if last else 1, 0 if room else 1 + self._margin())
             if (not room and not memory.pages.available) or (not last and not memory.slots.available):
                 return
             if not room and memory.pages.available <= self._margin() and not all(s.is_stem for s in self.resident):
                 return
             trace = request.traces[-request.unborn]
             trace.length, trace.dirty = stem.length, True
+            self.forked += 0 if last else stem.length
             if last:
                 self.resident.remove(stem)
                 trace.slot, trace.pages = stem.slot, stem.pages
@@ -219,27 +250,50 @@ class Scheduler:
         budget = self.chunk - sum(n for _, n in plan.prefill)
         while self.waiting and budget > 0 and not self.parked:
             request = self.waiting[0]
+            hit = self.prefixes.find(request.prompt.token_ids, request.prompt_length - 1)
             # Slots that the stems in memory will fork into are spoken for.
-            slots = memory.slots.available - sum(s.request.unborn - 1 for s in self.resident if s.is_stem)
-            pages = memory.pages.available - memory.pages_for(request.prompt_length) - self._margin()
-            if slots < 1 or pages < 0:
-                return
+            slots = 1 + sum(s.request.unborn - 1 for s in self.resident if s.is_stem)
+            pages = memory.pages_for(request.prompt_length) + self._margin()
+            if not self.prefixes.make_room(slots, pages - (hit.length // memory.page_size if hit else 0), hit):
+                # Alone, a prompt may have the room of its own prefix too.
+                if hit is None or self.resident or not self.prefixes.make_room(slots, pages):
+                    return
+                hit = None
             self.waiting.popleft()
             stem = Sequence(request=request, index=STEM, slot=memory.slots.take())
             request.stem = stem
             insort(self.resident, stem, key=_age)
-            plan.moves.append(Clear(stem.slot))
-            stem.pages.append(memory.pages.take())
+            self._begin(stem, hit, plan)
             if stem.ready:
                 self._fork(stem, plan)
             else:
                 budget -= self._prefill(stem, budget, plan)
 
+    def _begin(self, stem: Sequence, hit: Snapshot | None, plan: Plan) -> None:
+        """A new stem's memory: empty, or that of the prefix it begins with."""
+        memory = self.memory
+        if hit is None:
+            plan.moves.append(Clear(stem.slot))
+            stem.pages.append(memory.pages.take())
+            return
+        shared, used = divmod(hit.length, memory.page_size)
+        stem.pages = [memory.pages.share(p) for p in hit.pages[:shared]]
+        pair = (-1, -1)
+        if used:
+            stem.pages.append(memory.pages.take())
+            pair = (hit.pages[shared], stem.pages[-1])
+        plan.moves.append(Copy(hit.slot, stem.slot, *pair, used))
+        stem.length = hit.length
+        self.prefixes.hits += 1
+        self.prefixes.tokens += hit.length
+
     def _prefill(self, stem: Sequence, budget: int, plan: Plan) -> int:
         """Plan the stem's next chunk, as long as budget and pages allow. Returns its tokens."""
         memory = self.memory
-        room = (len(stem.pages) + memory.pages.available) * memory.page_size - stem.length
-        count = min(stem.request.prompt_length - 1 - stem.length, budget, room)
+        end = min((m for m in stem.request.marks if m > stem.length), default=stem.request.prompt_length - 1)
+        count = min(end - stem.length, budget)
+        self.prefixes.make_room(0, memory.pages_for(stem.length + count) - len(stem.pages))
+        count = min(count, (len(stem.pages) + memory.pages.available) * memory.page_size - stem.length)
         if count <= 0:
             return 0
         while len(stem.pages) * memory.page_size < stem.length + count:
@@ -269,6 +323,21 @@ class Scheduler:
         self._release(sequence)
         for parked in heirs or (sequence,):
             insort(self.parked, parked, key=_age)
+
+    def _bequeath(self, sequence: Sequence) -> bool:
+        """Make a finished trace's memory a snapshot of all it computed: the next turn of a chat begins with it."""
+        memory, prefixes = self.memory, self.prefixes
+        written = sequence.length - sequence.request.prompt_length
+        tokens = (*sequence.request.prompt.token_ids, *sequence.token_ids[: max(written, 0)])
+        if written < 0 or not prefixes.wanted(sequence.length) or prefixes.touch(tokens):
+            return False
+        used = memory.pages_for(sequence.length)
+        for page in sequence.pages[used:]:
+            memory.pages.drop(page)
+        slot, pages = sequence.slot, sequence.pages[:used]
+        sequence.slot, sequence.pages = -1, []
+        prefixes.add(tokens, slot, pages)
+        return True
 
     def _release(self, sequence: Sequence) -> None:
         self.memory.slots.drop(sequence.slot)

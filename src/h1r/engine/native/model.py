@@ -6,6 +6,7 @@ Letters: B sequences, T rows, D width, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -67,14 +68,31 @@ def load(path: str | Path, format: str = "bfloat16", machine: str = "native") ->
 
     model, config = weights.load(path, torch.float32, fold=True, each=take)
     made[0].finish(model)
+    _give_back(made[0].table)
     return made[0], config
+
+
+def _give_back(mapped: Tensor | None) -> None:
+    """Return to the system what loading left: freed memory, and the pages of the mapped file (they come back from it)."""
+    process = ctypes.CDLL(None)
+    if hasattr(process, "malloc_trim"):
+        process.malloc_trim(0)
+    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8") as f:
+        for line in f:
+            begin, end = (int(x, 16) for x in line.split()[0].split("-"))
+            if begin <= mapped.data_ptr() < end and line.rstrip().endswith(".safetensors"):
+                process.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
 class Memory:
     """Pages of the system for packed weights, huge ones where it has them, handed out one after another."""
 
     def __init__(self, size: int) -> None:
-        self.map = mmap.mmap(-1, (size + HUGE - 1) // HUGE * HUGE)
+        whole = (size + HUGE - 1) // HUGE * HUGE
+        private = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)  # shared memory has small pages
+        self.map = mmap.mmap(-1, whole, flags=private) if private else mmap.mmap(-1, whole)
         advise = getattr(mmap, "MADV_HUGEPAGE", None)
         if advise is not None:
             self.map.madvise(advise)
