@@ -86,6 +86,9 @@ class Trace:
     confidence  -mean log p over the 20 likeliest tokens of the raw logits [T] (DeepConf, arXiv:2508.15260)
     top         with SamplingParams.logprobs = k: per token the k likeliest (id, log p), raw logits
     text        the decoded tokens without the stop token or stop string; reasoning, content, tool_calls: `text.split` of it
+    forced      positions of tokens that were not drawn but forced (the closing of a thought): no choice to learn from; their
+                logprobs are those under the raw logits
+    reasoning_stop  why the engine closed the thought: "budget", "reserve" (room for the answer), "loop", or "" if it did not
     version     of the weights that wrote it; token_versions [T] when weights changed on the way
     """
 
@@ -100,6 +103,8 @@ class Trace:
     reasoning: str = ""
     content: str = ""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    forced: tuple[int, ...] = ()
+    reasoning_stop: str = ""
     index: int = 0
     version: int = 0
     token_versions: tuple[int, ...] = ()
@@ -152,6 +157,11 @@ class SamplingParams:
     stop        strings that end a trace (not part of its text); stop_ids: token ids, added to the checkpoint's own
     ignore_eos  do not stop at the checkpoint's stop ids
     logprobs    return this many likeliest tokens per position (0 to 20)
+    thinking_budget   tokens of thought at most; then </think> is forced and the answer follows. None: no bound
+    thinking_landing  over the last so many tokens of the budget, </think> becomes likelier and likelier; 0: a hard end
+    answer_reserve    tokens of max_tokens that a thought must leave to the answer; None: with a budget a quarter of them,
+                      1024 at most, else 0
+    loop_breaker      close a thought that repeats itself; a loop outside a thought ends the trace
     """
 
     temperature: float = 1.0
@@ -169,6 +179,10 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    thinking_budget: int | None = None
+    thinking_landing: int = 0
+    answer_reserve: int | None = None
+    loop_breaker: bool = False
 
     def __post_init__(self) -> None:
         def require(ok: bool, what: str) -> None:
@@ -185,6 +199,8 @@ class SamplingParams:
         require(self.repetition_penalty > 0, f"repetition_penalty={self.repetition_penalty}: must be above 0")
         for name in ("presence_penalty", "frequency_penalty"):
             require(-2 <= getattr(self, name) <= 2, f"{name}={getattr(self, name)}: must be in [-2, 2]")
+        for name in ("thinking_budget", "thinking_landing", "answer_reserve"):
+            require((getattr(self, name) or 0) >= 0, f"{name}={getattr(self, name)}: must be 0 or more")
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
 

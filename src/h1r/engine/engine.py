@@ -28,6 +28,7 @@ from h1r.engine.request import Decode, Event, Feed, Request, Sequence, Split, Te
 from h1r.engine.runner import PAGED, SLOTTED, Runner, new_cache
 from h1r.engine.sampler import Draws, Forms, Sampler, key
 from h1r.engine.scheduler import Scheduler
+from h1r.engine.thinking import Marks, begin
 from h1r.errors import CheckpointError, ConfigError
 from h1r.types import Prompt, SamplingParams, StopReason, Watch
 
@@ -80,11 +81,11 @@ class Engine:
     def __init__(
         self, model: Any, config: Any, options: EngineConfig | None = None, *,
         stop_ids: Items[int] = (), version: int = 0, decode: Decode | None = None,
-        feeder: Callable[[], Feed] | None = None, split: Split | None = None,
+        feeder: Callable[[], Feed] | None = None, split: Split | None = None, think: Marks | None = None,
     ) -> None:  # fmt: skip
         options = options or EngineConfig()
         self.config, self.options, self.version = config, options, version
-        self.stop_ids, self.decode, self.split = tuple(stop_ids), decode, split
+        self.stop_ids, self.decode, self.split, self.think = tuple(stop_ids), decode, split, think
         self.feeder = feeder or (None if decode is None else lambda: windowed(decode))
         self.vocab, self.device, self.dtype = config.vocab_size, *_kind(model)
         self.context = min(options.context or config.max_position_embeddings, config.max_position_embeddings)
@@ -129,6 +130,8 @@ class Engine:
         )
         self._added += 1
         self.scheduler.add(request)
+        for s in request.traces:
+            s.thought = begin(self.think, sampling, prompt.token_ids, limit)
         if sampling.stop or (stream and self.feeder is not None):
             assert self.feeder is not None
             for s in request.traces:
@@ -211,6 +214,8 @@ class Engine:
             s.raw_logprobs.append(raw)
             s.confidence.append(confidence)
             request = s.request
+            if s.thought is not None and s.thought.push(token, len(s.token_ids) - 1):
+                ended.setdefault(row, StopReason.LOOP)
             if s.text is not None or request.stream:
                 self._show(s, row, ended)
             if request.watch is not None:
@@ -292,6 +297,8 @@ class Engine:
                 raise ConfigError(f"logit_bias names token id {token}, outside the vocabulary of {self.vocab}")
         if sampling.stop and self.feeder is None:
             raise ConfigError("stop strings need a tokenizer; without one, use stop_ids")
+        if (sampling.thinking_budget is not None or sampling.answer_reserve) and self.think is None:
+            raise ConfigError("thinking_budget and answer_reserve need a tokenizer that knows <think> and </think>")
         room = min(self.context, self.memory.capacity) - len(ids)
         if room < 1:
             which = "context" if self.context <= self.memory.capacity else "cache memory (raise memory_bytes)"

@@ -23,6 +23,7 @@ from h1r.engine import native
 from h1r.engine.engine import Engine, EngineConfig
 from h1r.engine.loop import Loop, Ticket
 from h1r.engine.request import Event
+from h1r.engine.thinking import Marks
 from h1r.errors import CheckpointError, ConfigError
 from h1r.model import config as configs
 from h1r.model import weights
@@ -30,6 +31,7 @@ from h1r.ops.layout import Layout
 from h1r.ops.linear import quant
 from h1r.ops.logprob import logprob
 from h1r.text import Tokenizer, render, split
+from h1r.text.split import CLOSE, OPEN
 from h1r.text.tokenizer import IM_START
 from h1r.types import Floats, Message, Prompt, SamplingParams, Trace, Watch
 
@@ -78,6 +80,7 @@ class LLM:
                 decode=None if known is None else known.decode,
                 feeder=None if known is None else lambda: known.decode_incremental().feed,
                 split=None if known is None else split,
+                think=None if known is None else Marks(tuple(known.encode(OPEN)), tuple(known.encode(CLOSE))),
             )
         )  # fmt: skip
 

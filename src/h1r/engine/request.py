@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from h1r.engine.thinking import Thought
 from h1r.types import Prompt, SamplingParams, StopReason, Trace, Watch
 
 STEM = -1
@@ -98,6 +99,7 @@ class Sequence:
     versions: list[tuple[int, int]] = field(default_factory=list)  # (first token, version of the weights)
     stop: StopReason | None = None
     text: Text | None = None
+    thought: Thought | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -216,6 +218,8 @@ def trace_of(sequence: Sequence, decode: Decode | None, split: Split | None) -> 
         reasoning=parts.reasoning if parts else "",
         content=parts.content if parts else text,
         tool_calls=tuple(parts.tool_calls) if parts else (),
+        forced=tuple(sequence.thought.forced) if sequence.thought else (),
+        reasoning_stop=sequence.thought.why if sequence.thought else "",
         index=sequence.index,
         version=versions[-1][1],
         token_versions=spread,

@@ -11,7 +11,7 @@ is the one at temperature 1, since the limit's would be 0 for every token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from typing import NamedTuple
 
@@ -221,7 +221,12 @@ class Sampler:
         if adjusted is not logits:
             known = self.forms.look(adjusted, 1)[::2]
         tokens, logprobs = self._choose(adjusted, *known, greedy, reals, whole[:, 0], uniform)
+        forced = {row: s.thought.pending[0] for row, s in enumerate(sequences) if s.thought and s.thought.pending}
+        if forced:
+            tokens[list(forced)] = torch.tensor(list(forced.values()), device=self.device)
         raw = logits.gather(1, tokens[:, None])[:, 0] - lse
+        if forced:
+            logprobs[list(forced)] = raw[list(forced)]
         confidence = lse - likeliest.mean(-1)
         ids = tokens.cpu().numpy()
         if self.counts is not None:
@@ -264,9 +269,7 @@ class Sampler:
         self, logits: Tensor, sequences: Items[Sequence], slots: npt.NDArray[np.int64], reals: npt.NDArray[np.float32]
     ) -> Tensor:
         """Bias and penalties, on a copy; the same tensor when nobody asked."""
-        biased = [
-            (row, s.request.sampling.logit_bias) for row, s in enumerate(sequences) if s.request.sampling.logit_bias
-        ]
+        biased = [(row, bias) for row, s in enumerate(sequences) if (bias := _bias(s))]
         if biased:
             logits = logits.clone()
             rows = torch.tensor([row for row, bias in biased for _ in bias], device=self.device)
@@ -337,6 +340,13 @@ class Sampler:
             table = getattr(self, name)
             if table is not None:
                 setattr(self, name, torch.cat((table, table.new_zeros(slots - len(table), self.vocab))))
+
+
+def _bias(s: Sequence) -> Mapping[int, float]:
+    """What to add to a sequence's logits: the caller's bias, and that of a thought which is to end softly."""
+    given = s.request.sampling.logit_bias
+    pull = s.thought.pull if s.thought is not None else None
+    return given if pull is None else {**given, pull[0]: given.get(pull[0], 0.0) + pull[1]}
 
 
 def _likeliest(logits: Tensor, lse: Tensor, wanted: npt.NDArray[np.int64]) -> dict[int, tuple[tuple[int, float], ...]]:

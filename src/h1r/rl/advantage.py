@@ -94,6 +94,8 @@ def row(trace: Trace, weights: dict[str, float], id: str = "") -> Row:
             "one per token; ask the endpoint for log-probabilities, or use the engine"
         )
     streams: dict[str, Floats] = {name: _after(trace, value) for name, value in weights.items()}
+    for values in streams.values():  # a forced token was nobody's choice
+        values[[len(trace.prompt.token_ids) + i for i in trace.forced]] = 0.0
     streams["sampled"] = _after(trace, trace.logprobs)
     return Row(token_ids=(*trace.prompt.token_ids, *trace.token_ids), streams=streams, id=id)
 

@@ -118,6 +118,7 @@ def _group_out(group: Group) -> dict[str, Any]:
             "tool_calls": list(t.tool_calls),
             "logprobs": _floats_out(t.logprobs),
             "confidence": _floats_out(t.confidence),
+            "forced": list(t.forced),
         }
         for t in group.traces
     ]
@@ -138,6 +139,7 @@ def _group_in(written: Mapping[str, Any], scored: Mapping[str, Any], problem_of:
             tool_calls=tuple(t["tool_calls"]),
             logprobs=_floats_in(t["logprobs"]),
             confidence=_floats_in(t["confidence"]),
+            forced=tuple(t.get("forced", ())),
             index=i,
             version=written["version"],
         )
