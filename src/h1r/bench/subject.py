@@ -8,22 +8,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from h1r.model import Cache, Sequences, build, fold
+from h1r.engine import native
+from h1r.engine.llm import DTYPES, quantised
+from h1r.engine.runner import new_cache
+from h1r.model import Sequences, build, fold
 from h1r.model.config import Config
 from h1r.ops.layout import Layout
+from h1r.ops.linear import quant
 
 PAGE = 64
 
 
-def subject(config: Config, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    """A folded random model of `config` in `dtype`."""
-    return fold(build(config, seed).requires_grad_(False), dtype).eval()
+def subject(config: Config, format: str = "float32", seed: int = 0) -> Any:
+    """A random model of `config` as the engine would run it: packed by the native kernel where there is one."""
+    model = fold(build(config, seed).requires_grad_(False))
+    if native.available() and not native.fits(config):
+        return native.pack(model, format)
+    if format in quant.GROUPS:
+        return quantised(model, format).eval()
+    return model.to(DTYPES[format]).eval()
 
 
 class Filled(NamedTuple):
     """A cache of `batch` sequences with `context` tokens each, and room for a few more."""
 
-    cache: Cache
+    cache: Any
     sequences: Sequences
     context: int
 
@@ -33,12 +42,11 @@ class Filled(NamedTuple):
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def filled(
-    config: Config, batch: int, context: int, room: int, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> Filled:
+def filled(model: Any, batch: int, context: int, room: int, seed: int = 0) -> Filled:
     """Keys, values and states are drawn, not computed: time does not depend on them."""
     pages = -(-(context + room) // PAGE)
-    cache = Cache(config, batch * pages, PAGE, batch, dtype=dtype)
+    kind = model.dtype if isinstance(model, native.NativeModel) else model.head[0].dtype
+    cache = new_cache(model, model.config, batch * pages, PAGE, batch, kind, torch.float32, torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
     for tensor in (cache.k, cache.v, cache.conv, cache.ssm):
         if tensor is not None:
@@ -68,9 +76,9 @@ class Decoder:
 
 
 @torch.inference_mode()
-def read_prompt(model: Any, tokens: int, chunk: int, dtype: torch.dtype) -> None:
+def read_prompt(model: Any, tokens: int, chunk: int) -> None:
     """One prompt in chunks through an empty cache, as the engine reads it, and the logits of its last token."""
-    at = filled(model.config, 1, 0, tokens, dtype)
+    at = filled(model, 1, 0, tokens)
     ids = torch.arange(tokens) % model.config.vocab_size
     for start in range(0, tokens, chunk):
         part = ids[start : start + chunk]
