@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from h1r.bench.decode import decode
+from h1r.bench.long import long, middle
 from h1r.bench.memory import memory
 from h1r.bench.prefill import prefill
+from h1r.bench.quality import compare, q4_k, q8_0, quality
 from h1r.bench.roofline import (
     HARDWARE,
     QWEN3_8B,
@@ -26,6 +29,7 @@ from h1r.bench.roofline import (
 from h1r.bench.subject import filled, read_prompt, subject
 from h1r.bench.twin import crossover, twin
 from h1r.model.presets import PRESETS, bytes_per_sequence, qwen3_twin
+from h1r.ops.layout import Layout
 
 H1R, QWEN = shape(PRESETS["falcon-h1r-7b"], "falcon-h1r-7b"), shape(QWEN3_8B, "qwen3-8b")
 TINY = PRESETS["quickstart"]
@@ -103,20 +107,64 @@ def test_prefill_rows_are_measured():
     assert 0 < row["share"] < 1.5 and row["gigaflops"] > 0.05
 
 
-def test_decode_benchmark_computes_the_model():
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+def test_decode_benchmark_computes_the_model(format):
     """The cache the benchmark fills is one the model decodes from: reading a prompt and decoding agree."""
-    model = subject(TINY, torch.float64, seed=1)
-    at = filled(TINY, 1, 0, 9, torch.float64)
+    model = subject(TINY, format, seed=1)
+    at = filled(model, 1, 0, 9)
     ids = torch.arange(8)
-    from h1r.ops.layout import Layout
-
     with torch.inference_mode():
         want = model.forward(ids, Layout.of((8,)))[-1]
         model.forward(ids[:7], Layout.of((7,)), at.cache, at.sequences)
         seen = at.sequences._replace(lengths=torch.tensor([7]))
         got = model.decode(ids[7:], torch.tensor([7]), at.cache, seen)[0]
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-    read_prompt(model, 12, 5, torch.float64)
+    read_prompt(model, 12, 5)
+
+
+def test_quality_orders_the_formats():
+    """More bits lose less; bf16 agrees almost always; what is emulated lies where its bits put it."""
+    config = replace(TINY, hidden_size=128, mamba_d_ssm=160, mamba_d_head=80, mamba_n_heads=2, head_dim=32)
+    config = replace(config, num_attention_heads=3, intermediate_size=256)
+    rows = {r["format"]: r for r in quality({"q": config}, ("bfloat16", "int8", "int4", "q8_0"), tokens=256)}
+    assert rows["bfloat16"]["kl"] < rows["int4"]["kl"] and rows["int8"]["kl"] < rows["int4"]["kl"] / 10
+    assert rows["int8"]["kl"] < 2 * rows["q8_0"]["kl"] and rows["bfloat16"]["agreement"] > 0.95
+    assert 0 <= rows["int8"]["kl"] <= rows["int8"]["kl_max"]
+    assert rows["int8"]["megabytes"] == pytest.approx(rows["bfloat16"]["megabytes"] * 8.25 / 16)
+    json.dumps(rows)
+
+
+def test_emulated_blocks_are_within_their_step():
+    weight = torch.randn(32, 512, generator=torch.Generator().manual_seed(0))
+    step = weight.unflatten(1, (-1, 32)).abs().amax(-1) / 127
+    assert float(((q8_0(weight) - weight).unflatten(1, (-1, 32)).abs().amax(-1) / step).max()) <= 0.57
+    loss = [float((f(weight) - weight).square().mean().sqrt()) for f in (q8_0, q4_k)]
+    assert loss[0] < 0.007 and 0.04 < loss[1] < 0.09
+
+
+def test_distributions_that_are_equal_have_no_divergence():
+    p = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    assert compare(p, p) == {"kl": 0.0, "kl_max": 0.0, "agreement": 1.0, "confidence": 0.0}
+    other = p.clone()
+    other[0] = torch.full((30,), 1 / 30).log()
+    want = float((p[0].exp() * (p[0] - other[0])).sum())
+    assert compare(p, other)["kl"] == pytest.approx(want / 5, rel=1e-5)
+
+
+def test_long_context_is_measured():
+    (row,) = long({"q": TINY}, 2048, prefill=512, format="bfloat16", chunk=128, seconds=0.2)
+    assert row["cache_bytes"] >= row["sequence_bytes"] and row["cache_bytes"] < 1.4 * row["sequence_bytes"]
+    assert row["prefill_tokens_per_second"] == pytest.approx(512 / row["prefill_seconds"])
+    assert 0 < row["peak_gib"] < row["allowed_gib"] and row["share"] > 0
+    json.dumps(row)
+
+
+def test_middle_of_a_workload_is_measured_or_explained():
+    rows = list(middle({"q": TINY}, [(64, 128)], "cpu", "bfloat16", batches=(1, 4), seconds=0.1))
+    assert rows[1]["tokens_per_second"] > rows[0]["tokens_per_second"] > 0
+    if not torch.cuda.is_available():
+        (row,) = middle({"q": TINY}, [(64, 128)], "cuda", "bfloat16", batches=(1,))
+        assert row["note"] == "no cuda here" and "tokens_per_second" not in row
 
 
 def test_memory_formula_is_what_is_allocated():

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from h1r.bench import limits as limits_
 from h1r.bench.roofline import Widths, shape, step_bytes, step_operations
 from h1r.bench.subject import Decoder, filled, median, subject
 from h1r.model.config import Config
 
-SIZES = {torch.float32: 4.0, torch.bfloat16: 2.0, torch.float16: 2.0}
+BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.25, "int4": 4.5}
+"""Bits of a weight, scales included."""
 
 
 def decode(
@@ -21,30 +20,31 @@ def decode(
     batches: Sequence[int] = (1, 8, 32),
     contexts: Sequence[int] = (64,),
     *,
-    dtype: torch.dtype = torch.float32,
+    format: str = "float32",
     seconds: float = 1.0,
     seed: int = 0,
-    make: Callable[[Config, torch.dtype, int], Any] = subject,
+    make: Callable[[Config, str, int], Any] = subject,
 ) -> Iterator[dict[str, Any]]:
     """One row per model, context and batch, as soon as it is measured; JSON-able. `seconds` are spent on each.
 
     tokens_per_second  of the median step; best: of the fastest
+    gigaflops, peak_gigaflops    operations a step must do over its time, and of a large matrix product just before
     gigabytes_per_second, share  bytes a step must move, by the formula of `roofline`, over its time, and against the
                        bandwidth read just before. Above 1 when caches hold a part of the weights
     """
     for name, config in models.items():
-        model = make(config, dtype, seed)
-        described = shape(config, name)
-        widths = Widths(weight=SIZES[dtype], kv=SIZES[dtype], state=4.0, head=SIZES[dtype])
+        model = make(config, format, seed)
+        described, widths = shape(config, name), widths_of(format)
         for context in contexts:
             for batch in batches:
-                bandwidth = limits_.measure(megabytes=128, size=64, rounds=3).bandwidth
-                times = step_times(Decoder(model, filled(config, batch, context, 1, dtype, seed)), seconds)
+                limit = limits_.measure(megabytes=512, size=512, rounds=3, dtypes=(limits_.product_dtype(format),))
+                bandwidth, (peak,) = limit.bandwidth, limit.products.values()
+                times = step_times(Decoder(model, filled(model, batch, context, 1, seed)), seconds)
                 middle, best = median(times), min(times)
                 moved = step_bytes(described, batch, context, widths)
                 yield {
                     "model": name,
-                    "dtype": str(dtype).removeprefix("torch."),
+                    "format": format,
                     "batch": batch,
                     "context": context,
                     "tokens_per_second": batch / middle,
@@ -54,8 +54,15 @@ def decode(
                     "bandwidth": bandwidth / 1e9,
                     "share": moved / middle / bandwidth,
                     "gigaflops": step_operations(described, batch, context) / middle / 1e9,
+                    "peak_gigaflops": peak / 1e9,
                     "steps": len(times),
                 }
+
+
+def widths_of(format: str) -> Widths:
+    """Bytes per element of weights, K/V and states in this weight format."""
+    weight = BITS[format] / 8
+    return Widths(weight=weight, kv=4.0 if format == "float32" else 2.0, state=4.0, head=weight)
 
 
 def step_times(decoder: Decoder, seconds: float, least: int = 3) -> list[float]:

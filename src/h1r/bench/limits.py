@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from h1r.engine import native
+
 
 class Limits(NamedTuple):
     """bandwidth: B/s of one long read; products: {dtype: operations/s of a large matrix product}; threads of torch."""
@@ -17,17 +19,25 @@ class Limits(NamedTuple):
     threads: int
 
 
-def measure(megabytes: int = 256, size: int = 1024, rounds: int = 5, dtypes: tuple[str, ...] = ("float32",)) -> Limits:
+def measure(megabytes: int = 512, size: int = 1024, rounds: int = 5, dtypes: tuple[str, ...] = ("float32",)) -> Limits:
     """Best of `rounds`, in about a second."""
-    data = torch.ones(megabytes << 18, dtype=torch.float32)
-    data.sum()
-    best = min(_seconds(lambda: data.sum()) for _ in range(rounds))
+    if native.available():
+        bandwidth = native.read_bandwidth(megabytes, rounds)
+    else:
+        data = torch.ones(megabytes << 18, dtype=torch.float32)
+        data.sum()
+        bandwidth = data.numel() * 4 / min(_seconds(lambda: data.sum()) for _ in range(rounds))
     products = {}
     for name in dtypes:
         a = torch.ones(size, size, dtype=getattr(torch, name))
         a @ a
         products[name] = 2.0 * size**3 / min(_seconds(lambda a=a: a @ a) for _ in range(rounds))
-    return Limits(data.numel() * 4 / best, products, torch.get_num_threads())
+    return Limits(bandwidth, products, torch.get_num_threads())
+
+
+def product_dtype(format: str) -> str:
+    """The dtype whose matrix product bounds a weight format."""
+    return "float32" if format == "float32" else "bfloat16"
 
 
 def machine() -> dict[str, Any]:

@@ -83,6 +83,12 @@ HARDWARE = {
     "h200": Hardware("h200", 4.8e12, 141e9, 989e12),
 }
 
+
+def here(bandwidth: float, peak: float, memory: float) -> Hardware:
+    """This machine's processor, as measured: bytes read and bf16 operations a second, bytes of memory."""
+    return Hardware("cpu", bandwidth, memory, peak)
+
+
 DECODE_EFFICIENCY, PREFILL_EFFICIENCY = 0.7, 0.5
 MEMORY_SHARE, OVERHEAD = 0.92, 3e9  # of a device's memory used, and what of that is neither weights nor sequences
 

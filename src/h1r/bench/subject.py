@@ -19,9 +19,11 @@ from h1r.ops.linear import quant
 PAGE = 64
 
 
-def subject(config: Config, format: str = "float32", seed: int = 0) -> Any:
-    """A random model of `config` as the engine would run it: packed by the native kernel where there is one."""
+def subject(config: Config, format: str = "float32", seed: int = 0, device: str = "cpu") -> Any:
+    """A random model of `config` as the engine would run it: on a CPU packed by the native kernel where there is one."""
     model = fold(build(config, seed).requires_grad_(False))
+    if device != "cpu":
+        return (quantised(model, format) if format in quant.GROUPS else model.to(DTYPES[format])).to(device).eval()
     if native.available() and not native.fits(config):
         return native.pack(model, format)
     if format in quant.GROUPS:
@@ -45,19 +47,20 @@ class Filled(NamedTuple):
 def filled(model: Any, batch: int, context: int, room: int, seed: int = 0) -> Filled:
     """Keys, values and states are drawn, not computed: time does not depend on them."""
     pages = -(-(context + room) // PAGE)
-    kind = model.dtype if isinstance(model, native.NativeModel) else model.head[0].dtype
-    cache = new_cache(model, model.config, batch * pages, PAGE, batch, kind, torch.float32, torch.device("cpu"))
+    owner = model if isinstance(model, native.NativeModel) else model.head[0]
+    cache = new_cache(model, model.config, batch * pages, PAGE, batch, owner.dtype, torch.float32, owner.device)
     generator = torch.Generator().manual_seed(seed)
     for tensor in (cache.k, cache.v, cache.conv, cache.ssm):
         if tensor is not None:
             # a small block, repeated: drawing gigabytes would take longer than the measurement
-            block = torch.randn(min(tensor.numel(), 1 << 16), generator=generator).to(tensor.dtype)
+            block = torch.randn(min(tensor.numel(), 1 << 16), generator=generator).to(tensor.device, tensor.dtype)
             flat = tensor.as_strided((tensor.numel(),), (1,))  # in memory order, whatever the layout
             for start in range(0, flat.numel(), block.numel()):
                 end = min(start + block.numel(), flat.numel())
                 flat[start:end] = block[: end - start]
     table = torch.arange(batch * pages).view(batch, pages)
-    return Filled(cache, Sequences(torch.arange(batch), table, torch.full((batch,), context)), context)
+    parts = (torch.arange(batch), table, torch.full((batch,), context))
+    return Filled(cache, Sequences(*(t.to(owner.device) for t in parts)), context)
 
 
 class Decoder:
@@ -65,14 +68,16 @@ class Decoder:
 
     def __init__(self, model: Any, at: Filled) -> None:
         self.model, self.at = model, at
-        self.positions = torch.full((len(at.sequences.slots),), at.context)
-        self.tokens: Tensor = torch.arange(len(self.positions)) % model.config.vocab_size
+        self.positions = torch.full_like(at.sequences.slots, at.context)
+        self.tokens: Tensor = at.sequences.slots % model.config.vocab_size
 
     @torch.inference_mode()
     def step(self) -> None:
         sequences = self.at.sequences._replace(lengths=self.positions)
         hidden = self.model.decode(self.tokens, self.positions, self.at.cache, sequences)
         self.tokens = self.model.logits(hidden).argmax(-1)
+        if self.tokens.is_cuda:
+            torch.cuda.synchronize()
 
 
 @torch.inference_mode()

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from h1r.bench import limits
 from h1r.bench.memory import allocated
 from h1r.bench.subject import Decoder, filled, median, subject
@@ -25,7 +23,7 @@ def twin(
     batch: int = 8,
     *,
     seconds: float = 8.0,
-    dtype: torch.dtype = torch.float32,
+    format: str = "float32",
     seed: int = 0,
     memory_bytes: int = 1 << 30,
 ) -> dict[str, Any]:
@@ -37,17 +35,15 @@ def twin(
     """
     other = qwen3_twin(config)
     sides: dict[str, tuple[Config, Any]] = {
-        "hybrid": (config, subject(config, dtype, seed)),
-        "twin": (other, subject(other, dtype, seed)),
+        "hybrid": (config, subject(config, format, seed)),
+        "twin": (other, subject(other, format, seed)),
     }
-    kind = str(dtype).removeprefix("torch.")
+    kind = "float32" if format == "float32" else "bfloat16"
     rows = []
     for context in contexts:
         largest = max(allocated(c, context + 1, kind) for c, _ in sides.values())
         fits = max(1, min(batch, memory_bytes // largest))
-        decoders = {
-            side: Decoder(model, filled(c, fits, context, 1, dtype, seed)) for side, (c, model) in sides.items()
-        }
+        decoders = {side: Decoder(model, filled(model, fits, context, 1, seed)) for side, (_, model) in sides.items()}
         times = _take_turns(decoders, seconds / len(contexts))
         row: dict[str, Any] = {"context": context, "batch": fits}
         for side, (c, _) in sides.items():
@@ -63,7 +59,7 @@ def twin(
         rows.append(row)
     return {
         "rows": rows,
-        "dtype": kind,
+        "format": format,
         "parameters": {side: parameter_count(c) for side, (c, _) in sides.items()},
         "crossover_bytes": crossover(config, other, kind),
         "machine": limits.machine(),
