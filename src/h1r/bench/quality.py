@@ -30,6 +30,7 @@ from h1r.types import Prompt, SamplingParams
 OURS = ("bfloat16", "int8", "int4")
 PEERS = ("q8_0", "q4_k")
 BITS = {"bfloat16": 16.0, "int8": 8.25, "int4": 4.5, "q8_0": 8.5, "q4_k": 4.5}
+HEADS = {"int4": "int8", "q4_k": "q8_0"}
 TOP = 20
 
 
@@ -53,7 +54,7 @@ def quality(
             if format == "q4_k" and any(m.shape[1] % 256 for m in _matrices(exact)):
                 continue
             yield {"model": name, "format": format, **compare(want, distributions(rounded(exact, format), texts))} | {
-                "megabytes": sum(m.numel() for m in _matrices(exact)) * BITS[format] / 8e6,
+                "megabytes": megabytes(exact, format),
                 "tokens": len(want),
             }
 
@@ -174,6 +175,12 @@ def q4_k(weight: Tensor) -> Tensor:
     t = (-low / m.clamp(min=1e-12)).round().clamp(0, 63) * m
     codes = ((w + t[..., None]) / s.clamp(min=1e-12)[..., None]).round().clamp(0, 15)
     return (codes * s[..., None] - t[..., None]).flatten(1).view_as(weight)
+
+
+def megabytes(exact: Any, format: str) -> float:
+    """Of the matrices in this format; the 4-bit formats keep the head in 8."""
+    *layers, head = (m.numel() for m in _matrices(exact))
+    return (sum(layers) * BITS[format] + head * BITS[HEADS.get(format, format)]) / 8e6
 
 
 def _matrices(model: Any) -> list[Tensor]:

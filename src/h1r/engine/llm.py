@@ -197,13 +197,13 @@ class LLM:
 
 def quantised(model: Any, format: str) -> Any:
     """A folded fp32 model with every matrix rounded to `format` and back, in bf16: what the kernel computes, slowly and
-    without its saving of memory."""
+    without its saving of memory. The head is rounded to int8."""
     for layer in model.layers:
         for name, matrix in layer.folded.items():
             if matrix.dim() == 2 and name != "taps":
                 layer.folded[name] = torch.nn.Parameter(quant.rounded(matrix, format).bfloat16(), requires_grad=False)
     owner = model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
-    owner.weight = torch.nn.Parameter(quant.rounded(owner.weight, format), requires_grad=False)
+    owner.weight = torch.nn.Parameter(quant.rounded(owner.weight, "int8"), requires_grad=False)
     return model.to(torch.bfloat16)
 
 

@@ -140,7 +140,8 @@ class NativeCache:
 class NativeModel:
     """Packed weights and the forward step. Thread-safe: one step at a time.
 
-    format     of the matrices: a key of FORMATS; K/V are float32 beside float32 matrices, else bfloat16
+    format     of the matrices: a key of FORMATS (the head of int4 is int8: it decides every token, and a tied one embeds
+               them too); K/V are float32 beside float32 matrices, else bfloat16
     nbytes     of everything packed
     """
 
@@ -207,9 +208,10 @@ class NativeModel:
         """The head, the embedding and the final norm of `model`."""
         c = self.config
         head, times = model.head
-        memory = Memory(self._size(head.shape) + 64)
+        kind = "int8" if self.format == "int4" else self.format
+        memory = Memory(self._size(head.shape, kind) + 64)
         self._memory.append(memory)
-        self.head_mat = self._pack(head, None, memory)
+        self.head_mat = self._pack(head, None, memory, kind)
         self.multipliers = (c.embedding_multiplier if isinstance(c, H1Config) else 1.0, times)
         if not c.tie_word_embeddings:
             self.table = model.embed_tokens.weight.detach()
@@ -217,22 +219,22 @@ class NativeModel:
         self.final_norm = norm.weight.detach().float().contiguous().clone()
         self._kept.append(self.final_norm)
 
-    def _size(self, shape: Sequence[int]) -> int:
-        return int(self.kernel.h1r_packed_bytes(*shape, FORMATS[self.format]))
+    def _size(self, shape: Sequence[int], format: str = "") -> int:
+        return int(self.kernel.h1r_packed_bytes(*shape, FORMATS[format or self.format]))
 
-    def _pack(self, matrix: Tensor, bias: Tensor | None, memory: Memory) -> Mat:
-        n, k = matrix.shape
-        out = memory.take(self._size(matrix.shape))
+    def _pack(self, matrix: Tensor, bias: Tensor | None, memory: Memory, format: str = "") -> Mat:
+        (n, k), code = matrix.shape, FORMATS[format or self.format]
+        out = memory.take(self._size(matrix.shape, format))
         step = max(PAGE, (1 << 24) // k // PAGE * PAGE)  # rows in fp32 at once: 64 MiB
-        stride = self._size((PAGE, k))
+        stride = self._size((PAGE, k), format)
         for begin in range(0, n, step):
             part = matrix[begin : begin + step].detach().float().contiguous()
             place = out[begin // PAGE * stride :]
             self.kernel.h1r_pack(
-                pointer(part), k, len(part), k, FORMATS[self.format], pointer(place), torch.get_num_threads()
+                pointer(part), k, len(part), k, code, pointer(place), torch.get_num_threads()
             )
         padded = None if bias is None else F.pad(bias.detach().float(), (0, _up(n, PAGE) - n))
-        return Mat(pointer(out), self._vector(padded), stride, n, k, FORMATS[self.format], 0)
+        return Mat(pointer(out), self._vector(padded), stride, n, k, code, 0)
 
     def _vector(self, values: Tensor | None) -> int | None:
         if values is None:
