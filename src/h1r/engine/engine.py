@@ -52,6 +52,7 @@ class EngineConfig:
     prefixes      states of prompt beginnings kept for later prompts, at most; they give way to sequences. None: an eighth
                   of `sequences`; 0: none
     state_dtype   of the SSM state; float32 keeps long traces exact
+    exact         decode with the trainer's own arithmetic (`engine.replay`); PyTorch only, many times slower
     seed          stream of requests that bring no seed; None: the machine's entropy
     poison        debugging: free memory is filled with NaN before every step
     """
@@ -63,6 +64,7 @@ class EngineConfig:
     context: int | None = None
     prefixes: int | None = None
     state_dtype: torch.dtype = torch.float32
+    exact: bool = False
     seed: int | None = None
     poison: bool = False
 
@@ -89,10 +91,12 @@ class Engine:
         self.feeder = feeder or (None if decode is None else lambda: windowed(decode))
         self.vocab, self.device, self.dtype = config.vocab_size, *_kind(model)
         self.context = min(options.context or config.max_position_embeddings, config.max_position_embeddings)
+        if options.exact and isinstance(model, NativeModel):
+            raise ConfigError("exact=True repeats PyTorch's arithmetic: use kernel='torch'")
         self.memory = _memory(model, config, options, self.dtype, self.device)
         self.runner = Runner(
             model, config, self.memory, dtype=self.dtype, state_dtype=options.state_dtype, device=self.device,
-            poison=options.poison,
+            poison=options.poison, exact=options.exact,
         )  # fmt: skip
         self.scheduler = self._scheduler()
         own = Forms(statistics.look, statistics.thresholds, statistics.pick)

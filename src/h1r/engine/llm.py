@@ -63,6 +63,7 @@ class LLM:
         self.path = locate(path, revision)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.format = _format(dtype, self.path)
+        kernel = "torch" if options.get("exact") and kernel == "auto" else kernel
         self.native = _native(kernel, self.device, self.path, self.format, options.get("page_size"))
         self.tokenizer = _tokenizer(tokenizer, self.path)
         self.defaults = _json(self.path / "generation_config.json")

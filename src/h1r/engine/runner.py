@@ -10,13 +10,16 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from h1r.engine import replay
 from h1r.engine.memory import Memory
 from h1r.engine.native.model import NativeCache, NativeModel
 from h1r.engine.request import Sequence
 from h1r.engine.scheduler import Clear, Copy, Load, Plan, Save
 from h1r.model.cache import Cache, Sequences
+from h1r.model.falcon_h1 import ALIKE
 from h1r.ops.layout import Layout
 
 PAGED = ("k", "v")  # [L, pages, page_size, K, d]
@@ -48,8 +51,9 @@ class Runner:
 
     def __init__(
         self, model: Any, config: Any, memory: Memory, *, dtype: torch.dtype, state_dtype: torch.dtype,
-        device: torch.device, poison: bool = False,
+        device: torch.device, poison: bool = False, exact: bool = False,
     ) -> None:  # fmt: skip
+        self.chunk = replay.chunk_of(config) if exact else 0
         self.model, self.config, self.memory, self.device, self.poison = model, config, memory, device, poison
         self.dtype, self.state_dtype = dtype, state_dtype
         self.cache = self._new_cache()
@@ -62,6 +66,8 @@ class Runner:
         self._move(plan)
         if self.poison:
             self._poison()
+        if self.chunk:
+            return self._replay(plan)
         if plan.prefill and isinstance(self.model, NativeModel):
             return self._together(plan.prefill, plan.decode)
         if plan.prefill:
@@ -79,6 +85,19 @@ class Runner:
         hidden = self.model.forward(torch.tensor(ids), layout, self.cache, self._rows(rows))
         logits: Tensor | None = self.model.logits(hidden[len(hidden) - len(traces) :]) if traces else None
         return logits
+
+    def _replay(self, plan: Plan) -> Tensor | None:
+        """The plan by `replay.extend`: states stay at chunk boundaries."""
+        hidden = None
+        for group in (plan.prefill, [(s, 1) for s in plan.decode]):
+            if group:
+                rows = [s for s, _ in group]
+                ends, tables = [s.length + n for s, n in group], self._rows(rows)
+                hidden = replay.extend(self.model, self.cache, rows, ends, tables, self.chunk)
+        if hidden is None or not plan.decode:
+            return None
+        logits: Tensor = self.model.logits(F.pad(hidden, (0, 0, 0, max(0, ALIKE - len(hidden)))))
+        return logits[: len(hidden)]
 
     def _prefill(self, chunks: Items[tuple[Sequence, int]]) -> None:
         ids: list[int] = []

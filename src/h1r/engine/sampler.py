@@ -225,6 +225,10 @@ class Sampler:
         if forced:
             tokens[list(forced)] = torch.tensor(list(forced.values()), device=self.device)
         raw = logits.gather(1, tokens[:, None])[:, 0] - lse
+        # Where nothing was changed or cut, the two are one number: the trainer's own form of it.
+        plain = (reals[:, :3] == (1, 1, 0)).all(1) & (whole[:, 0] == 0)
+        if adjusted is logits and plain.any():
+            logprobs = torch.where(torch.from_numpy(plain).to(self.device), raw, logprobs)
         if forced:
             logprobs[list(forced)] = raw[list(forced)]
         confidence = lse - likeliest.mean(-1)

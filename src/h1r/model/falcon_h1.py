@@ -26,6 +26,9 @@ from h1r.model.cache import Cache, Decode, Prefill, Sequences
 from h1r.model.config import H1Config
 from h1r.ops import Layout, attention, conv, linear, norm, ssd
 
+VECTORS = 64  # a multiple of the numbers a processor's vector loop takes at once
+ALIKE = 8  # rows from which on matrix products gave a row the same bits, whatever the number of rows (MKL, fp32)
+
 
 class Weights(NamedTuple):
     """What a layer computes with. inner = d_ssm, C = conv channels, q, kv = query and key/value widths, F = MLP width.
@@ -128,11 +131,14 @@ class Layer(nn.Module):
     ) -> Tensor:
         """h [T,D] -> [T,D]."""
         c, w = self.config, self.weights()
-        gate, mixed, dt, qk, v = self._enter(h, w)
+        rows, h = len(h), filled(h, layout)
+        gate, mixed, dt, qk, v = (t[:rows] for t in self._enter(h, w))
         conv_state, state = prefill.states(index) if prefill else (None, None)
         local = conv.conv(mixed, w.taps, w.conv_bias, layout, conv_state, final=prefill is not None)
         x, b, cc = self._channels(F.silu(local.out))
-        scan = ssd.ssd(x, self._step_sizes(dt, w), w.a, b, cc, layout, state, final=prefill is not None)
+        scan = ssd.ssd(
+            x, self._step_sizes(dt, w, layout.chunk is not None), w.a, b, cc, layout, state, final=prefill is not None
+        )
         if prefill is not None:
             assert local.state is not None and scan.state is not None
             prefill.keep(index, local.state, scan.state)
@@ -140,7 +146,8 @@ class Layer(nn.Module):
         qk = attention.rotate(qk, turn)
         q, k = qk.split([c.num_attention_heads, c.num_key_value_heads], 1)
         out = prefill.attend(index, q, k, v) if prefill else attention.attention(q, k, v, layout)
-        return self._leave(h, y, gate, out.flatten(1), w)
+        y, gate, out = (filled(t, layout) for t in (y, gate, out.flatten(1)))
+        return self._leave(h, y, gate, out, w)[:rows]
 
     def decode(self, h: Tensor, turn: attention.Rotation, index: int, step: Decode) -> Tensor:
         """h [B,D], one token per sequence -> [B,D]."""
@@ -172,11 +179,18 @@ class Layer(nn.Module):
         shape = (c.mamba_n_groups, c.mamba_d_state)
         return x.unflatten(-1, (c.mamba_n_heads, c.mamba_d_head)), b.unflatten(-1, shape), cc.unflatten(-1, shape)
 
-    def _step_sizes(self, dt: Tensor, w: Weights) -> Tensor:
-        """softplus(dt + bias) within the limits, fp32: [T,H]."""
+    def _step_sizes(self, dt: Tensor, w: Weights, alike: bool = False) -> Tensor:
+        """softplus(dt + bias) within the limits, fp32: [T,H].
+
+        alike: the last few numbers too in the vector code, which rounds otherwise than the scalar one.
+        """
         low, high = self.config.time_step_limit
         wide = torch.promote_types(dt.dtype, torch.float32)
-        dt = F.softplus(dt.to(wide) + w.dt_bias.to(wide))
+        dt = dt.to(wide) + w.dt_bias.to(wide)
+        if alike:
+            dt = F.softplus(F.pad(dt.flatten(), (0, -dt.numel() % VECTORS)))[: dt.numel()].view_as(dt)
+        else:
+            dt = F.softplus(dt)
         return dt if low <= 0.0 and math.isinf(high) else dt.clamp(low, high)
 
     def _leave(self, h: Tensor, y: Tensor, gate: Tensor, attended: Tensor, w: Weights) -> Tensor:
@@ -265,6 +279,12 @@ class FalconH1(nn.Module):
     def _embed(self, token_ids: Tensor) -> Tensor:
         h = F.embedding(token_ids, self.embed_tokens.weight)
         return h if self.config.embedding_multiplier == 1.0 else h * self.config.embedding_multiplier
+
+
+def filled(t: Tensor, layout: Layout) -> Tensor:
+    """t [T,...], with rows of zeros up to ALIKE where the layout fixes the arithmetic: few rows take other products."""
+    short = ALIKE - len(t) if layout.chunk is not None else 0
+    return F.pad(t, (0, 0) * (t.dim() - 1) + (0, short)) if short > 0 else t
 
 
 def _norm(width: int) -> Any:

@@ -20,18 +20,23 @@ class Layout:
     starts     [S] int64, first token of each document
     positions  [T] int64, position inside its document, plus the offset of a document that continues a cached sequence
     segments   [T] int64, document number of each token
+    chunk      None, or a length Q that fixes the arithmetic: every document is cut at multiples of Q of its positions, and a
+               token's numbers depend on its document and its place there alone, as far as the machine's products do not
+               depend on their number of rows. Cached documents must then continue at a multiple of Q
     """
 
     lengths: tuple[int, ...]
     starts: Tensor
     positions: Tensor
     segments: Tensor
+    chunk: int | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int], offsets: Sequence[int] | None = None, device: torch.device | str | None = None
-    ) -> Layout:
+        cls, lengths: Sequence[int], offsets: Sequence[int] | None = None, device: torch.device | str | None = None,
+        chunk: int | None = None,
+    ) -> Layout:  # fmt: skip
         """The layout of documents with these lengths; `offsets` are the tokens each one already has in a cache."""
         lengths = tuple(int(n) for n in lengths)
         assert lengths and min(lengths) >= 1, f"documents need one token or more, got lengths {lengths}"
@@ -42,7 +47,7 @@ class Layout:
         if offsets is not None:
             assert len(offsets) == len(lengths), f"{len(offsets)} offsets for {len(lengths)} documents"
             positions = positions + torch.tensor([int(o) for o in offsets])[segments]
-        return cls(lengths, starts.to(device), positions.to(device), segments.to(device))
+        return cls(lengths, starts.to(device), positions.to(device), segments.to(device), chunk)
 
     @property
     def tokens(self) -> int:

@@ -230,9 +230,7 @@ class NativeModel:
         for begin in range(0, n, step):
             part = matrix[begin : begin + step].detach().float().contiguous()
             place = out[begin // PAGE * stride :]
-            self.kernel.h1r_pack(
-                pointer(part), k, len(part), k, code, pointer(place), torch.get_num_threads()
-            )
+            self.kernel.h1r_pack(pointer(part), k, len(part), k, code, pointer(place), torch.get_num_threads())
         padded = None if bias is None else F.pad(bias.detach().float(), (0, _up(n, PAGE) - n))
         return Mat(pointer(out), self._vector(padded), stride, n, k, code, 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from h1r.ops.conv import packed
+from h1r.ops.conv import aligned, packed
 from h1r.ops.conv.reference import Conv
 from h1r.ops.conv.step import step
 from h1r.ops.layout import Layout
@@ -18,4 +18,5 @@ def conv(
     """u [T,C], weight [C,K], bias [C] or None, state [S,C,K-1] or None (zeros)
     -> out [T,C] before the activation, state [S,C,K-1]; `final=False` skips the state (None).
     """
-    return packed.conv(u, weight, bias, layout, state, final)
+    form = packed if layout.chunk is None else aligned
+    return form.conv(u, weight, bias, layout, state, final)

@@ -22,7 +22,7 @@ def conv(
     weight, bias = weight.to(u.dtype), None if bias is None else bias.to(u.dtype)
     before = None if state is None else state.to(u.dtype).transpose(1, 2).reshape(-1, u.shape[1])  # [S*(K-1),C]
     out = _Shifts.apply(u, weight, bias, before, edge, source)
-    return Conv(out, _final(u, before, layout, width) if final else None)
+    return Conv(out, final_state(u, before, layout, width) if final else None)
 
 
 def _edges(layout: Layout, width: int) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ class _Shifts(torch.autograd.Function):
         ctx: Any, u: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, edge: Tensor, source: Tensor
     ) -> Tensor:
         with torch.autocast(u.device.type, enabled=False):
-            out = _depthwise(u, weight, bias)[: u.shape[0]]
+            out = depthwise(u, weight, bias)[: u.shape[0]]
             exact = (_window(u, before, source) * weight.t()).sum(1)
             out[edge] = exact if bias is None else exact + bias
         ctx.save_for_backward(u, weight, before, edge, source)
@@ -65,7 +65,7 @@ class _Shifts(torch.autograd.Function):
         at_edge = grad[edge]  # [E,C]
         inner = grad.index_fill(0, edge, 0.0)
         # The gradient of a convolution's input is the convolution with the taps reversed, looking ahead.
-        du = _depthwise(inner, weight.flip(1), None)[width - 1 :]
+        du = depthwise(inner, weight.flip(1), None)[width - 1 :]
         dweight = _correlate(inner, u, width) + (at_edge[:, None] * _window(u, before, source)).sum(0)
         spread = (at_edge[:, None] * weight.t()).flatten(0, 1)  # [E*K,C]
         flat = source.flatten()
@@ -78,7 +78,7 @@ class _Shifts(torch.autograd.Function):
         return du, dweight.t(), grad.sum(0) if ctx.has_bias else None, dbefore, None, None
 
 
-def _depthwise(u: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def depthwise(u: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Every tap over all rows, zeros outside: [T,C] -> [T+K-1,C]; row t is the sum over taps k of u[t-K+1+k]
     weight[:,k].
 
@@ -114,7 +114,7 @@ def _window(u: Tensor, before: Tensor | None, source: Tensor) -> Tensor:
     return torch.where(own[:, :, None], window, before[(source - tokens).clamp(min=0)])
 
 
-def _final(u: Tensor, before: Tensor | None, layout: Layout, width: int) -> Tensor:
+def final_state(u: Tensor, before: Tensor | None, layout: Layout, width: int) -> Tensor:
     """The last K-1 inputs of each document [S,C,K-1], those of before the document where it is shorter."""
     back = torch.arange(width - 1, 0, -1, device=u.device)
     lengths = layout.memo("lengths", lambda: torch.tensor(layout.lengths, device=layout.device))

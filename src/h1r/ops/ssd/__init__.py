@@ -26,6 +26,6 @@ def ssd(
 
     x [T,H,P], dt [T,H] (after softplus), a [H] (negative), b, c [T,G,N], state [S,H,P,N] or None (zeros)
     -> y [T,H,P] in x's dtype, state [S,H,P,N] fp32. `final=False` skips the final state (None), which training needs
-    not.
+    not. Chunks are of `layout.chunk` tokens where it says so.
     """
     return chunk.ssd(x, dt, a, b, c, layout, state, final)

@@ -71,11 +71,16 @@ def ssd(
     final: bool = True,
     chunk: int | None = None,
 ) -> Scan:
-    """The same function as `reference.ssd`; `chunk` is the chunk length (a power of two near sqrt(P N) by default)."""
+    """The same function as `reference.ssd`; `chunk` is the chunk length (by default the layout's, else a power of two near
+    sqrt(P N))."""
     tokens, _, channels = x.shape
-    size = chunk or chunk_size(channels, b.shape[2], max(layout.lengths) if final or state is not None else tokens)
+    size = (
+        chunk
+        or layout.chunk
+        or chunk_size(channels, b.shape[2], max(layout.lengths) if final or state is not None else tokens)
+    )
     work = torch.promote_types(x.dtype, torch.float32)
-    aligned = final or state is not None
+    aligned = final or state is not None or layout.chunk is not None
     grid: Grid = layout.memo(("ssd", size, aligned, work), lambda: make_grid(layout, size, aligned, work))
     cut = [_cut(t.to(work), grid) for t in (x, dt, b, c)]
     with torch.autocast(x.device.type, enabled=False):
@@ -280,7 +285,8 @@ def _carry_forward(local: Tensor, carry: Tensor, state: Tensor | None, grid: Gri
         view.index_add_(0, wave, view.index_select(0, before).mul_(carry.index_select(0, before)))
     if grid.last is None:
         return entering, None
-    final = torch.addcmul(source[grid.last], view[grid.last], carry[grid.last])
+    # Rounded twice, as above: a document that goes on from this state equals one that was never cut.
+    final = source[grid.last] + view[grid.last] * carry[grid.last]
     return entering, _to_state(final.view(-1, groups, size, rp), groups * r, rp // r)
 
 
