@@ -14,6 +14,7 @@ from h1r.bench.long import long, middle
 from h1r.bench.memory import memory
 from h1r.bench.prefill import prefill
 from h1r.bench.quality import compare, q4_k, q8_0, quality
+from h1r.bench.replay import replay
 from h1r.bench.roofline import (
     HARDWARE,
     QWEN3_8B,
@@ -149,6 +150,16 @@ def test_distributions_that_are_equal_have_no_divergence():
     other[0] = torch.full((30,), 1 / 30).log()
     want = float((p[0].exp() * (p[0] - other[0])).sum())
     assert compare(p, other)["kl"] == pytest.approx(want / 5, rel=1e-5)
+
+
+def test_replay_reports_gaps_floor_and_cost():
+    rows = {r["mode"]: r for r in replay({"q": TINY}, tokens=40, traces=2)}
+    assert rows["fast"]["mean"] <= 1e-6 and rows["fast"]["most"] <= 1e-5 and rows["fast"]["cost"] == 1.0
+    assert rows["exact"]["mean"] <= rows["fast"]["mean"] and rows["exact"]["cost"] > 1.5
+    if rows["exact"]["floor"] == 0.0:
+        assert rows["exact"]["equal"] == rows["exact"]["own"] == 1.0
+    if "native" in rows:
+        assert rows["native"]["mean"] <= 1e-6 and rows["native"]["own"] == 1.0
 
 
 def test_long_context_is_measured():

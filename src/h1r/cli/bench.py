@@ -125,6 +125,20 @@ def quality(
 
 
 @app.command()
+def replay(
+    models: str = MODELS,
+    tokens: int = typer.Option(96, help="Tokens of each of four traces."),
+    as_json: bool = JSON,
+) -> None:
+    """Engine against trainer log-probabilities: fast, exact and native; the machine's floor, and what exactness costs."""
+    from h1r.bench import replay as room
+
+    rows = room.replay(_models(models), tokens=tokens)
+    columns = ("model", "mode", "mean", "most", "equal", "own", "floor", "tokens_per_second", "cost")
+    _print(rows, columns, as_json)
+
+
+@app.command()
 def twin(
     model: str = typer.Option("quickstart", help="A preset or checkpoint folder."),
     context: str = typer.Option("128,512,2048,8192"),

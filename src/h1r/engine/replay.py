@@ -22,6 +22,7 @@ from h1r.ops.layout import Layout
 from h1r.ops.ssd.chunk import chunk_size
 
 LONG, PLAIN = 1 << 20, 64
+ALIKE = 16  # rows from which on the kernels gave a row the same bits, whatever the number of rows (MKL, fp32)
 
 
 def chunk_of(config: Config) -> int:
@@ -59,7 +60,9 @@ def _run(
     chosen: Items[int], chunk: int,
 ) -> Items[Tensor]:  # fmt: skip
     """One forward over tokens [start, end) of the chosen sequences; the hidden state of each one's last token."""
-    device = tables.slots.device
+    device, count = tables.slots.device, len(chosen)
+    # Few rows take other kernels than many: then everything is computed, and written, several times over.
+    chosen = list(chosen) * -(-ALIKE // sum(ends[i] - starts[i] for i in chosen))
     ids: list[int] = []
     for i in chosen:
         ids += _tokens(sequences[i], starts[i], ends[i])
@@ -68,7 +71,7 @@ def _run(
     rows = Sequences(tables.slots[list(chosen)], tables.pages[list(chosen)], torch.tensor(offsets, device=device))
     hidden = model.forward(torch.tensor(ids, device=device), layout, cache, rows)
     ends_at = torch.tensor(lengths, device=device).cumsum(0) - 1
-    return list(hidden[ends_at])
+    return list(hidden[ends_at][:count])
 
 
 def _tokens(s: Sequence, start: int, end: int) -> list[int]:

@@ -19,7 +19,6 @@ from h1r.engine.native.model import NativeCache, NativeModel
 from h1r.engine.request import Sequence
 from h1r.engine.scheduler import Clear, Copy, Load, Plan, Save
 from h1r.model.cache import Cache, Sequences
-from h1r.model.falcon_h1 import ALIKE
 from h1r.ops.layout import Layout
 
 PAGED = ("k", "v")  # [L, pages, page_size, K, d]
@@ -96,7 +95,7 @@ class Runner:
                 hidden = replay.extend(self.model, self.cache, rows, ends, tables, self.chunk)
         if hidden is None or not plan.decode:
             return None
-        logits: Tensor = self.model.logits(F.pad(hidden, (0, 0, 0, max(0, ALIKE - len(hidden)))))
+        logits: Tensor = self.model.logits(F.pad(hidden, (0, 0, 0, max(0, replay.ALIKE - len(hidden)))))
         return logits[: len(hidden)]
 
     def _prefill(self, chunks: Items[tuple[Sequence, int]]) -> None:

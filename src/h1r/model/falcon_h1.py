@@ -27,7 +27,6 @@ from h1r.model.config import H1Config
 from h1r.ops import Layout, attention, conv, linear, norm, ssd
 
 VECTORS = 64  # a multiple of the numbers a processor's vector loop takes at once
-ALIKE = 8  # rows from which on matrix products gave a row the same bits, whatever the number of rows (MKL, fp32)
 
 
 class Weights(NamedTuple):
@@ -131,8 +130,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         """h [T,D] -> [T,D]."""
         c, w = self.config, self.weights()
-        rows, h = len(h), filled(h, layout)
-        gate, mixed, dt, qk, v = (t[:rows] for t in self._enter(h, w))
+        gate, mixed, dt, qk, v = self._enter(h, w)
         conv_state, state = prefill.states(index) if prefill else (None, None)
         local = conv.conv(mixed, w.taps, w.conv_bias, layout, conv_state, final=prefill is not None)
         x, b, cc = self._channels(F.silu(local.out))
@@ -146,8 +144,7 @@ class Layer(nn.Module):
         qk = attention.rotate(qk, turn)
         q, k = qk.split([c.num_attention_heads, c.num_key_value_heads], 1)
         out = prefill.attend(index, q, k, v) if prefill else attention.attention(q, k, v, layout)
-        y, gate, out = (filled(t, layout) for t in (y, gate, out.flatten(1)))
-        return self._leave(h, y, gate, out, w)[:rows]
+        return self._leave(h, y, gate, out.flatten(1), w)
 
     def decode(self, h: Tensor, turn: attention.Rotation, index: int, step: Decode) -> Tensor:
         """h [B,D], one token per sequence -> [B,D]."""
@@ -279,12 +276,6 @@ class FalconH1(nn.Module):
     def _embed(self, token_ids: Tensor) -> Tensor:
         h = F.embedding(token_ids, self.embed_tokens.weight)
         return h if self.config.embedding_multiplier == 1.0 else h * self.config.embedding_multiplier
-
-
-def filled(t: Tensor, layout: Layout) -> Tensor:
-    """t [T,...], with rows of zeros up to ALIKE where the layout fixes the arithmetic: few rows take other products."""
-    short = ALIKE - len(t) if layout.chunk is not None else 0
-    return F.pad(t, (0, 0) * (t.dim() - 1) + (0, short)) if short > 0 else t
 
 
 def _norm(width: int) -> Any:

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from h1r.model.cache import Cache, Decode, Prefill, Sequences
 from h1r.model.config import Qwen3Config
-from h1r.model.falcon_h1 import filled
 from h1r.ops import Layout, attention, linear, norm
 
 
@@ -72,11 +71,9 @@ class Layer(nn.Module):
     ) -> Tensor:
         """h [T,D] -> [T,D]."""
         w = self.weights()
-        rows, h = len(h), filled(h, layout)
-        turn = attention.Rotation(*(filled(t, layout) for t in turn))
-        q, k, v = (t[:rows] for t in self._enter(h, turn, w))
+        q, k, v = self._enter(h, turn, w)
         out = prefill.attend(index, q, k, v) if prefill else attention.attention(q, k, v, layout)
-        return self._leave(h, filled(out.flatten(1), layout), w)[:rows]
+        return self._leave(h, out.flatten(1), w)
 
     def decode(self, h: Tensor, turn: attention.Rotation, index: int, step: Decode) -> Tensor:
         """h [B,D], one token per sequence -> [B,D]."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from h1r.engine.native import library as lib
+from h1r.engine.native import statistics
 from h1r.engine.native.library import Batch, CacheView, Layer, Mat, Shape, pointer
 from h1r.errors import ConfigError
 from h1r.model import weights
@@ -286,7 +287,7 @@ class NativeModel:
         out = []
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = self.logits(h)
-            out.append(logits.gather(1, t[:, None])[:, 0] - logits.logsumexp(-1))
+            out.append(logits.gather(1, t[:, None])[:, 0] - statistics.look(logits, 1)[0])
         return torch.cat(out)
 
     @torch.inference_mode()
