@@ -120,11 +120,11 @@ class Emulated:
 
     def forward(self, *arguments: Any) -> Tensor:
         with Rounding(self.block):
-            return self.model.forward(*arguments)  # type: ignore[no-any-return]
+            return self.model.forward(*arguments)
 
     def logits(self, hidden: Tensor) -> Tensor:
         with Rounding(self.block):
-            return self.model.logits(hidden)  # type: ignore[no-any-return]
+            return self.model.logits(hidden)
 
 
 class Rounding(TorchDispatchMode):

@@ -92,6 +92,7 @@ class Runner:
             if group:
                 rows = [s for s, _ in group]
                 ends, tables = [s.length + n for s, n in group], self._rows(rows)
+                assert isinstance(self.cache, Cache)
                 hidden = replay.extend(self.model, self.cache, rows, ends, tables, self.chunk)
         if hidden is None or not plan.decode:
             return None

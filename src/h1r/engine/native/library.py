@@ -64,13 +64,12 @@ class Batch(Structure):
 @cache
 def library(machine: str = "native") -> Any:
     """The loaded kernel. Raises BuildError or OSError."""
-    kernel = ctypes.CDLL(str(compiled(machine)))
+    kernel: Any = ctypes.CDLL(str(compiled(machine)))
     sizes = (c_int32 * 6)()
     kernel.h1r_sizes(sizes)
     mine = [ctypes.sizeof(s) for s in (Shape, Layer, CacheView, Batch, Mat)]
     if list(sizes)[:5] != mine:
         raise BuildError(f"structures of {list(sizes)[:5]} bytes, here {mine}")
-    kernel.lanes = sizes[5]
     p, i, n, f = c_void_p, c_int32, c_int64, c_float
     for name, result, arguments in (
         ("h1r_open", p, [POINTER(Shape), POINTER(Layer)]),

@@ -46,7 +46,6 @@ def _piece(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         ("aligned", rows, columns),
         lambda: torch.ones(rows, columns, dtype=torch.bool, device=q.device).tril(columns - rows),
     )
-    out = F.scaled_dot_product_attention(
-        *(t.transpose(0, 1)[None] for t in (q, k, v)), attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1])
     return out[0].transpose(0, 1)
