@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from h1r.bench.roofline import Widths, shape, step_bytes
 from h1r.bench.subject import Decoder, filled, read_prompt
 from h1r.engine import native
 from h1r.model import PRESETS, build, fold, qwen3_twin, save
@@ -101,8 +100,6 @@ def line(r: dict[str, Any]) -> str:
         target = r["targets"].get(peer)
         wanted = "" if target is None else f" [{'met' if ratio >= target else 'MISSED'}: {target:g}]"
         parts.append(f"{peer} {r['rates'][peer]['median']:.1f} -> {ratio:.2f}x{wanted}")
-    if "share" in r:
-        parts.append(f"{r['share']:.0%} of {r['bandwidth']:.1f} GB/s")
     return " | ".join(parts)
 
 
@@ -179,14 +176,6 @@ def twin(batch: int = 8, context: int = 32768, rounds: int = 3) -> list[dict[str
     out = row("tiny-90m", task, turns)
     print(line(out), flush=True)
     return [out]
-
-
-def roof(name: str, rate: float) -> dict[str, float]:
-    """Share of the memory bandwidth, measured now, that a decode rate at batch 1 and 64 tokens of context needs."""
-    described = shape(PRESETS[NAMES[name]], name)
-    bandwidth = native.read_bandwidth()
-    moved = step_bytes(described, 1, 64, Widths(weight=2.0, kv=2.0, state=4.0, head=2.0))
-    return {"share": moved * rate / bandwidth, "bandwidth": bandwidth / 1e9}
 
 
 # transformers

@@ -165,6 +165,13 @@ def test_long_contexts_cross_spans() -> None:
     want = logits_of(folded, [ids])[0]
     got = logits_of(model, [ids])[0]
     assert relative([got], [want]) <= 1e-5
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(logits_of(model, [ids])[0], got)
+    finally:
+        torch.set_num_threads(threads)
     cache = model.cache(pages=66)
     rows = Sequences(torch.tensor([0]), torch.arange(66)[None], torch.tensor([0]))
     model.forward(ids[:4190], Layout.of((4190,)), cache, rows)
