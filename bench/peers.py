@@ -55,13 +55,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    chosen = [name for name in NAMES if args.only in name]
+    if not chosen:
+        parser.error(f"--only {args.only!r} names none of {', '.join(NAMES)}")
+    missing = [name for name in chosen if args.models and not (args.models / name / "config.json").is_file()]
+    if missing:
+        parser.error(f"--models {args.models} has no checkpoint {missing[0]} (a folder with config.json)")
     with tempfile.TemporaryDirectory() as spare:
         folder = args.models or _made(Path(spare), args.only)
         llama = _llama(args.llama, folder)
         rows = []
-        for name in NAMES:
-            if args.only in name:
-                rows += measure(name, folder, llama, 1 if args.quick else args.rounds, args.quick)
+        for name in chosen:
+            rows += measure(name, folder, llama, 1 if args.quick else args.rounds, args.quick)
         if not args.quick:
             rows += twin()
     if args.json:

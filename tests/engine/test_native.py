@@ -21,22 +21,10 @@ from h1r.model import Cache, H1Config, Qwen3Config, Sequences, build, fold, save
 from h1r.ops.layout import Layout
 from h1r.ops.linear import quant
 from h1r.types import Prompt, SamplingParams, StopReason
+from shapes import H1, QWEN, V
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
 
-V = 48
-H1 = H1Config(
-    vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8,
-    mamba_d_ssm=48, mamba_n_heads=6, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=2, mamba_rms_norm=True,
-    max_position_embeddings=256, embedding_multiplier=1.7, lm_head_multiplier=0.6, attention_in_multiplier=1.2,
-    attention_out_multiplier=0.8, key_multiplier=1.4, ssm_in_multiplier=0.9, ssm_out_multiplier=1.1,
-    ssm_multipliers=(0.7, 1.3, 0.8, 1.2, 0.9), mlp_multipliers=(0.75, 1.25),
-)  # fmt: skip
-QWEN = Qwen3Config(
-    vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, max_position_embeddings=256,
-)  # fmt: skip
 BIASES = {"mamba_proj_bias": True, "projectors_bias": True, "attention_bias": True, "mlp_bias": True}
 VARIANTS: dict[str, H1Config | Qwen3Config] = {
     "h1": H1,

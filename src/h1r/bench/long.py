@@ -12,8 +12,10 @@ import torch
 
 from h1r.bench import limits
 from h1r.bench.decode import step_times, widths_of
-from h1r.bench.roofline import sequence_bytes, shape, step_bytes, weight_bytes
-from h1r.bench.subject import Decoder, filled, median, subject
+from h1r.bench.roofline import sequence_bytes, shape, step_bytes
+from h1r.bench.subject import PAGE, Decoder, filled, free_bytes, median, subject, subject_bytes
+from h1r.engine import native
+from h1r.errors import ConfigError
 from h1r.model.config import Config
 from h1r.model.presets import bytes_per_sequence
 from h1r.ops import Layout
@@ -32,6 +34,10 @@ def long(
     tokens_per_second, share              decoding at `context` over random K/V; against streaming its bytes
     sequence_bytes, cache_bytes           the formula for `context` tokens, and what is allocated
     """
+    if not 1 <= prefill <= context:
+        raise ConfigError(f"prefill={prefill}: must be 1 to the context of {context}")
+    if context <= PAGE:
+        raise ConfigError(f"context={context}: must be more than {PAGE}")
     rows = []
     for name, given in models.items():
         config = given if layers is None else replace(given, num_hidden_layers=layers)
@@ -40,6 +46,7 @@ def long(
         weights = getattr(model, "nbytes", sum(p.numel() * p.element_size() for p in _parameters(model)))
         row: dict[str, Any] = {"model": name, "layers": config.num_hidden_layers, "context": context, "format": format}
         row["sequence_bytes"] = bytes_per_sequence(config, context, kv)
+        native.give_back()  # what building the model has left would hide what reading needs
         begun = resident()
         row |= _read(model, prefill, context, chunk)
         row["peak_gib"] = (peak() - begun + weights) / GIB
@@ -66,7 +73,7 @@ def _read(model: Any, tokens: int, context: int, chunk: int) -> dict[str, float]
 
 def _decode(model: Any, config: Config, context: int, format: str, seconds: float) -> dict[str, float]:
     bandwidth = limits.measure(size=64).bandwidth
-    at = filled(model, 1, context - 64, 64)
+    at = filled(model, 1, context - PAGE, PAGE)
     middle = median(step_times(Decoder(model, at), seconds))
     moved = step_bytes(shape(config, ""), 1, context, widths_of(format))
     return {
@@ -85,15 +92,14 @@ def middle(
     """Decoding at the middle of each workload's output; a row with a note where the device or the memory is missing."""
     for name, config in models.items():
         here = device == "cpu" or torch.cuda.is_available()
-        free = _free(device) if here else 0
+        free = free_bytes("cpu") if here else 0  # a model is built in the host's memory
         described, widths = shape(config, name), widths_of(format)
-        weights = weight_bytes(described, widths)
-        model = subject(config, format, device=device) if here and 6 * weights / widths.weight < free else None
+        model = subject(config, format, device=device) if here and subject_bytes(config) < free else None
         for prompt, out in workloads:
             for batch in batches:
                 row: dict[str, Any] = {"model": name, "prompt": prompt, "out": out, "batch": batch, "note": ""}
                 depth = prompt + out // 2
-                if model is None or batch * sequence_bytes(described, depth, widths) > 0.8 * _free(device):
+                if model is None or batch * sequence_bytes(described, depth, widths) > 0.8 * free_bytes(device):
                     row["note"] = "does not fit" if here else f"no {device} here"
                     yield row
                     continue
@@ -103,16 +109,6 @@ def middle(
                 if bandwidth:
                     row["share"] = step_bytes(described, batch, depth, widths) / seconds_ / bandwidth
                 yield row
-
-
-def _free(device: str) -> int:
-    if device != "cpu":
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 4 * GIB
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 def resident() -> int:

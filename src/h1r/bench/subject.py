@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from h1r.engine import native
 from h1r.engine.llm import DTYPES, quantised
 from h1r.engine.runner import new_cache
-from h1r.model import Sequences, build, fold
+from h1r.errors import ConfigError
+from h1r.model import Sequences, build, fold, parameter_count
 from h1r.model.config import Config
 from h1r.ops.layout import Layout
 from h1r.ops.linear import quant
@@ -20,7 +22,16 @@ PAGE = 64
 
 
 def subject(config: Config, format: str = "float32", seed: int = 0, device: str = "cpu") -> Any:
-    """A random model of `config` as the engine would run it: on a CPU packed by the native kernel where there is one."""
+    """A random model of `config` as the engine would run it: on a CPU packed by the native kernel where there is one.
+
+    Raises ConfigError when the memory to build it is not there.
+    """
+    need, free = subject_bytes(config), free_bytes("cpu")
+    if need > free:
+        raise ConfigError(
+            f"a random model of {parameter_count(config):,} parameters takes {need / 2**30:.1f} GiB to build, and "
+            f"{free / 2**30:.1f} are free: choose a smaller preset, or fewer layers"
+        )
     model = fold(build(config, seed).requires_grad_(False))
     if device != "cpu":
         return (quantised(model, format) if format in quant.GROUPS else model.to(DTYPES[format])).to(device).eval()
@@ -29,6 +40,22 @@ def subject(config: Config, format: str = "float32", seed: int = 0, device: str 
     if format in quant.GROUPS:
         return quantised(model, format).eval()
     return model.to(DTYPES[format]).eval()
+
+
+def subject_bytes(config: Config) -> int:
+    """Memory to build a subject: the fp32 model and its folded copy."""
+    return 9 * parameter_count(config)
+
+
+def free_bytes(device: str) -> int:
+    """Memory that can be had now."""
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return 4 << 30
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 class Filled(NamedTuple):

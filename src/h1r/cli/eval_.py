@@ -52,7 +52,7 @@ def eval_(
     window: int | None = typer.Option(None, help="With --deepconf: tokens of the confidence window."),
     out: str | None = typer.Option(None, help="Folder of the run; default: runs/eval/<model>."),
     name: str = typer.Option("", "--name", help="The server's name for its model (with a URL)."),
-    dtype: str = typer.Option("auto"),
+    dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4."),
     unsafe: bool = typer.Option(False, "--unsafe-no-sandbox", help="Run model-written code without isolation."),
 ) -> None:
     """Evaluate a model; every number with its 95 % interval. Run again: nothing is generated twice."""

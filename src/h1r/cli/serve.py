@@ -20,7 +20,7 @@ def serve(
     max_model_len: int | None = typer.Option(None, help="Longest context in tokens; default: the checkpoint's."),
     max_num_seqs: int | None = typer.Option(None, help="Sequences decoded at once."),
     memory_gib: float | None = typer.Option(None, help="Memory for K/V and states; default: what is free."),
-    dtype: str = typer.Option("auto", help="Weights and K/V: auto, float32, bfloat16."),
+    dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4."),
     api_key_file: str | None = typer.Option(None, help="A file with one key per line."),
     admin_key_file: str | None = typer.Option(None, help="Keys that may swap weights."),
     cors_origin: list[str] = typer.Option([], help="Origins that browsers may call from (repeatable)."),

@@ -216,7 +216,9 @@ class Scheduler:
         while request.unborn:
             last = request.unborn == 1
             room = last and shared < len(stem.pages)
-            self.prefixes.make_room(0 if last else 1, 0 if room else 1 + self._margin())
+            need = 0 if last else 1, 0 if room else 1
+            if not self.prefixes.make_room(need[0], need[1] + need[1] * self._margin()):
+                self.prefixes.make_room(*need)
             if (not room and not memory.pages.available) or (not last and not memory.slots.available):
                 return
             if not room and memory.pages.available <= self._margin() and not all(s.is_stem for s in self.resident):

@@ -15,6 +15,6 @@ A row's bits depend on its own tokens alone: not on its batch, nor on how its pr
 
 from h1r.engine.native.build import available
 from h1r.engine.native.library import read_bandwidth
-from h1r.engine.native.model import FORMATS, NativeModel, fits, load, pack
+from h1r.engine.native.model import FORMATS, NativeModel, fits, give_back, load, pack
 
-__all__ = ["FORMATS", "NativeModel", "available", "fits", "load", "pack", "read_bandwidth"]
+__all__ = ["FORMATS", "NativeModel", "available", "fits", "give_back", "load", "pack", "read_bandwidth"]

@@ -69,12 +69,12 @@ def load(path: str | Path, format: str = "bfloat16", machine: str = "native") ->
 
     model, config = weights.load(path, torch.float32, fold=True, each=take)
     made[0].finish(model)
-    _give_back(made[0].table)
+    give_back(made[0].table)
     return made[0], config
 
 
-def _give_back(mapped: Tensor | None) -> None:
-    """Return to the system what loading left: freed memory, and the pages of the mapped file (they come back from it)."""
+def give_back(mapped: Tensor | None = None) -> None:
+    """Return to the system what work has left: freed memory, and the pages of a mapped file (they come back from it)."""
     process = ctypes.CDLL(None)
     if hasattr(process, "malloc_trim"):
         process.malloc_trim(0)

@@ -1,4 +1,4 @@
-// What Python hands over: shapes, weights, a cache and a batch. Mirrored by structures.py, which checks the sizes.
+// What Python hands over: shapes, weights, a cache and a batch. Mirrored by library.py, which compares the sizes.
 #pragma once
 #include "product.h"
 
