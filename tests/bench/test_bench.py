@@ -96,7 +96,8 @@ def test_bytes_of_a_step():
 def test_decode_rows_are_measured():
     rows = list(decode({"quickstart": TINY}, batches=(1, 32), contexts=(64,), seconds=0.2))
     one, many = rows
-    assert many["tokens_per_second"] > 3 * one["tokens_per_second"]
+    # PyTorch's cost a call is spread over the batch; the native kernel has next to none, and gains by reading weights once.
+    assert many["tokens_per_second"] > 1.5 * one["tokens_per_second"]
     assert one["best"] >= one["tokens_per_second"] > 20
     assert one["gigabytes_per_second"] == pytest.approx(one["share"] * one["bandwidth"])
     assert 0.5 < one["bandwidth"] < 5000
