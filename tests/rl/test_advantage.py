@@ -7,6 +7,7 @@ import pytest
 
 from h1r.errors import ConfigError
 from h1r.rl import Folding, Group, Shaping, advantages, centred, reward, trivial
+from h1r.rl.advantage import row
 from h1r.types import Problem, Prompt, Score, StopReason, Trace
 
 
@@ -113,3 +114,15 @@ def test_missing_logprobs_are_refused():
     )
     with pytest.raises(ConfigError, match="0 log-probabilities for 2 tokens"):
         advantages([broken], Folding(), 0)
+
+
+def test_forced_tokens_train_nothing():
+    """The closing of a thought that the engine forced was no choice: no weight, but its log-probability stays."""
+    logprobs = np.array([-1.0, -2.0, -3.0, -4.0], np.float32)
+    trace = Trace(
+        prompt=Prompt(token_ids=(7, 8)), token_ids=(1, 2, 3, 4), stop=StopReason.STOP, logprobs=logprobs, forced=(1, 2)
+    )
+    made = row(trace, {"policy": 0.5, "mismatch": 0.25})
+    assert made.streams["policy"].tolist() == [0, 0, 0.5, 0, 0, 0.5]
+    assert made.streams["mismatch"].tolist() == [0, 0, 0.25, 0, 0, 0.25]
+    assert made.streams["sampled"].tolist() == [0, 0, -1, -2, -3, -4]
