@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from h1r.errors import ConfigError
-from h1r.rl import Folding, Group, Shaping, advantages, centred, reward, trivial
-from h1r.rl.advantage import row
+from h1r.rl import Folding, Group, Shaping, advantage, advantages, centred, reward, trivial
 from h1r.types import Problem, Prompt, Score, StopReason, Trace
 
 
@@ -122,7 +121,7 @@ def test_forced_tokens_train_nothing():
     trace = Trace(
         prompt=Prompt(token_ids=(7, 8)), token_ids=(1, 2, 3, 4), stop=StopReason.STOP, logprobs=logprobs, forced=(1, 2)
     )
-    made = row(trace, {"policy": 0.5, "mismatch": 0.25})
+    made = advantage.row(trace, {"policy": 0.5, "mismatch": 0.25})
     assert made.streams["policy"].tolist() == [0, 0, 0.5, 0, 0, 0.5]
     assert made.streams["mismatch"].tolist() == [0, 0, 0.25, 0, 0, 0.25]
     assert made.streams["sampled"].tolist() == [0, 0, -1, -2, -3, -4]
