@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 MAX_REPLY = 2_000_000  # characters looked at, from the end
 MAX_ANSWER = 200_000  # characters an extracted answer may have
-JOIN_GAP = 24  # characters between two boxes that may still be one list
+JOIN_GAP = 44  # characters between two boxes that may still be one list
 BOX = re.compile(r"(?:\\(?:boxed|fbox|framebox)|\\?beginboxed)(?![A-Za-z])")
-NUMBER = re.compile(r"(?<![\w.])[-+]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])[-+]?\.\d+")
+DIGITS = r"[-+]?[$€£]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d{1,2}(?![\d,])|\d+)(?:\.\d+)?(?:/\d+)?"
+NUMBER = re.compile(rf"(?<![\w.]){DIGITS}|(?<![\w.])[-+]?\.\d+")
+SAID = re.compile(rf"\b(?:is|are|be|by|equals?|=) {{0,3}}(?:exactly |about |approximately )?({DIGITS})(?![\w$])")
 PREFIX = re.compile(r"(?:final answer|answer)(?:\s+is)?\s{0,4}(?::|\bis\b|=)?\s{0,4}", re.IGNORECASE)
 HEDGE = re.compile(
     r"\b(?:i (?:do not|don't|dont) know|cannot (?:be )?determine|can't (?:be )?determine|no idea)\b", re.IGNORECASE
@@ -74,10 +76,19 @@ def answer(text: str, fallback: bool = True) -> Span:
     text = text[-MAX_REPLY:]
     boxed = _boxed(text)
     if boxed is not None:
-        return boxed
+        return (_announced(text, boxed) or boxed) if fallback else boxed
     if not fallback or HEDGE.search(text) or "\\boxed" in text:
         return Span("", "none")
     return _prefixed(text) or _math(text) or _whole(text) or _closing(text) or _number(text) or Span("", "none")
+
+
+def _announced(text: str, boxed: Span) -> Span | None:
+    """What an explicit "the final answer is" after the last box says, where it says a value: it is the later word."""
+    tail = text[_boxes(text)[-1][1] :]
+    if not re.search(r"final answer is", tail, re.IGNORECASE):
+        return None
+    found = _prefixed(tail)
+    return found if found and re.search(r"\d", found.text) and len(found.text) < 200 else None
 
 
 def gold(text: str) -> str:
@@ -162,7 +173,9 @@ def _boxed(text: str) -> Span | None:
     if not boxes:
         return None
     first = len(boxes) - 1
-    while first > 0 and len(boxes) - first < 32 and _joins(text[boxes[first - 1][1] : boxes[first][0]]):
+    while (
+        first > 0 and len(boxes) - first < 32 and _joins(text[boxes[first - 1][1] : boxes[first][0]], len(boxes) <= 4)
+    ):
         first -= 1
     parts = [_inner(content) for _, _, content in boxes[first:]]
     tail = text[boxes[-1][1] : boxes[-1][1] + 24]
@@ -184,16 +197,19 @@ def _inner(content: str) -> str:
     return content.strip()
 
 
-def _joins(gap: str) -> bool:
-    """Two boxes are one list when little more than a comma, "and" or "or" stands between them."""
+def _joins(gap: str, touching: bool = False) -> bool:
+    """Two boxes are one list when little more than a comma, "and" or "or" stands between them; touching: or nothing."""
+    if not gap:
+        return touching
     if len(gap) > JOIN_GAP or "\n\n" in gap:
         return False
+    gap = re.sub(r"[A-Za-z](?:_\{?\w{1,3}\}?)?(?:\([a-z]\))?\s{0,2}=\s{0,2}$", "", gap)
     for space in ("\\quad", "\\qquad", "\\,", "\\;", "\\text", "\\ ", "$", "{", "}", "&", "\\(", "\\)"):
         gap = gap.replace(space, " ")
     words = re.findall(r"[A-Za-z]+|[^\sA-Za-z]", gap)
     if not words:
         return False
-    if words[-1].lower() in ("and", "or") and len(words) <= 3:
+    if words[-1].lower() in ("and", "or") and (len(words) <= 3 or (len(words) <= 8 and not set(words) & set(".;:!?"))):
         return True
     return all(w in (",", ";") for w in words)
 
@@ -216,6 +232,9 @@ def _prefixed(text: str) -> Span | None:
         return None
     rest = text[last.end() : last.end() + 4000].lstrip(" *:=")
     spans = _math_spans(rest)
+    sentence = re.split(r"\.(?:\s|$)|\n", rest, maxsplit=1)[0]
+    if spans and (said := _last(SAID, sentence)) and said.start() >= spans[0][1]:
+        return Span(said.group(1) + _suffix(sentence[said.end() : said.end() + 24]), "prefix", last.end())
     if spans and spans[0][0] < 40:
         joined = [spans[0]]
         while len(joined) < len(spans) and _joins(rest[joined[-1][1] : spans[len(joined)][0]]):
@@ -229,6 +248,13 @@ def _prefixed(text: str) -> Span | None:
     if len(line.split()) > 4 and (number := _number(line)):
         return Span(number.text, "prefix", last.end())
     return Span(line, "prefix", last.end())
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    last = None
+    for match in pattern.finditer(text):
+        last = match
+    return last
 
 
 def _math_spans(text: str) -> list[tuple[int, int, str]]:
@@ -267,13 +293,21 @@ def _math(text: str) -> Span | None:
         if len(joined) >= 32 or not _joins(text[span[1] : joined[0][0]]):
             break
         joined.insert(0, span)
+    tail = text[joined[-1][1] :]
+    if said := _last(SAID, tail):  # "... of $ABC$. So the volume increases by 100 %": the later word
+        return Span(
+            said.group(1) + _suffix(tail[said.end() : said.end() + 24]), "number", joined[-1][1] + said.start(1)
+        )
     content = ", ".join(s[2] for s in joined)
     return Span((content + _suffix(text[joined[-1][1] : joined[-1][1] + 24]))[:MAX_ANSWER], "math", joined[0][0])
 
 
 def _whole(text: str) -> Span | None:
     """The reply itself, when it is short and looks like an expression or one word rather than like prose."""
-    stripped = text.strip().rstrip(".")
+    stripped = text.strip()
+    stripped = stripped if stripped.endswith("...") else stripped.rstrip(".")
+    if re.match(r"[A-Za-z]{3,30} ?: .*\d", stripped):
+        return None
     if not stripped or "\n" in stripped or CODE.search(stripped):
         return None
     words = [
@@ -304,6 +338,6 @@ def _number(text: str) -> Span | None:
     if last is None:
         return None
     tail = text[last.end() : last.end() + 24]
-    if re.match(r"[A-Za-z]", tail) and not re.match(r"(?:[a-z]{1,3}\b|\s)", tail):
+    if re.match(r"[A-Za-z]", tail) and not re.match(r"[a-z]{1,3}(?![A-Za-z])", tail):
         return None
     return Span(last.group() + _suffix(tail), "number", last.start())

@@ -85,6 +85,8 @@ def check(
     rest = extract.after_think(reply)
     if not rest.closed:
         return Verdict("incorrect", "the thought never closes", "none"), extract.Span("", "none")
+    if policy.fallback and rest.text.strip().rstrip(".") == gold.strip():
+        return Verdict("correct", "the reply is the gold, word for word", "string"), extract.Span(gold.strip(), "whole")
     span = extract.answer(rest.text, policy.fallback)
     if span.how == "none":
         return Verdict("incorrect", "no answer found", "none"), span

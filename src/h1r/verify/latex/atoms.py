@@ -108,7 +108,7 @@ def _braces(p: Parser) -> Node:
     p.take("}")
     if not items:
         raise Unreadable("an empty group")
-    return items[0] if len(items) == 1 else ("set", tuple(items))
+    return items[0] if len(items) == 1 else ("list", tuple(items))  # TeX's own braces group, they make no set
 
 
 def _bars(p: Parser) -> Node:

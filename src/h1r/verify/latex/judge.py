@@ -30,7 +30,7 @@ def readings(text: str, policy: Policy) -> list[Node]:
         if (
             policy.decimal_comma
             and re.fullmatch(r"\s*-?\d+,\d+\s*(?:[^\d,].*)?", text)
-            and not re.search(r"\d,\d{3}(?!\d)", text)
+            and (text.strip().lstrip("-").startswith("0,") or not re.search(r"\d,\d{3}(?!\d)", text))
         ):
             modes.append("decimal")
         for commas in modes:
@@ -40,6 +40,10 @@ def readings(text: str, policy: Policy) -> list[Node]:
                 continue
             if tree not in found:
                 found.append(tree)
+    if re.search(r"(?<![A-Za-z\\])I(?![A-Za-z])", text) and "\\" not in text:  # sympy's imaginary unit
+        found.append(parse(re.sub(r"(?<![A-Za-z\\])I(?![A-Za-z])", "i", text)))
+    if re.search(r"\\log(?![A-Za-z]|\s*[_^])", text):  # log is the natural or the common logarithm
+        found.append(parse(re.sub(r"\\log(?![A-Za-z]|\s*[_^])", r"\\log_{10} ", text)))
     if FLOAT.search(text):
         found.append(parse(text, "float"))
     return found

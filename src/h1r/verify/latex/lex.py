@@ -67,6 +67,7 @@ FUNCTIONS = frozenset(
         "conjugate",
     ]
 )
+SPELLED = {"Max": "max", "Min": "min", "Abs": "abs", "binomial": "binom", "ceiling": "ceil"}  # sympy's own names
 CONSTANTS = frozenset(["pi", "infty", "inf", "infinity", "oo"])
 GREEK = frozenset(
     [
@@ -111,9 +112,9 @@ GREEK = frozenset(
     ]
 )
 WORDS = frozenset(  # units and small words: never products of letters
-    "and or cm mm km kg mg ml mi ft in yd hr min sec mph kmh pm am if is the for of per day rad deg".split()  # noqa: SIM905
+    "and or cm mm km kg mg ml mi ft in yd hr min sec mph kmh pm am if is the for of per day rad deg pct".split()  # noqa: SIM905
 )
-FLOAT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})(?![\w.])")
+FLOAT = re.compile(r"(?<![\w.])((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)[eE]([-+]?\d{1,3})(?![\w.])")
 PROSE = re.compile(r"\s+[A-Za-z]{2,}")
 TEXT_COMMANDS = frozenset(
     ["text", "mbox", "textbf", "textit", "textrm", "mathrm", "operatorname", "texttt", "textsf", "hbox", "emph"]
@@ -245,6 +246,7 @@ def _text(text: str, i: int, out: list[Token], space: bool, command: str) -> int
 
 def _word(word: str, out: list[Token], space: bool, after: str) -> None:
     """Letters in a row: a known name, a single letter, or, when neither, one word for the parser to decide about."""
+    word = SPELLED.get(word, word)
     if (word in FUNCTIONS and len(word) > 1) or word in CONSTANTS or (word in GREEK and word not in ("Pi",)):
         out.append(Token("cmd", "\\" + word, space))
     elif len(word) == 1:

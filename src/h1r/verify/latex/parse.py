@@ -203,11 +203,21 @@ class Parser:
                 return ("mixed", node, part)
             return _mul(node, part)
         if node[0] == "num" and token.kind == "num" and self.peek(1).value == "/" and self.peek(2).kind == "num":
-            top, bottom = self.take(), (self.take("/"), self.take())[1]
-            return ("mixed", node, ("div", atoms.number(top.value), atoms.number(bottom.value)))
+            return self.postfix(self.mixed(node))
         if token.kind == "num" and node[0] in ("num", "dec"):
             raise Unreadable("two numbers side by side")
         return _mul(node, self.power())
+
+    def mixed(self, whole: Node) -> Node:
+        """11 5/6; anything that only looks like one (11 7/6, 4 0/0, 11.0 4/9) is no number, and no product either."""
+        before = self.items[self.at - 1]
+        top, bottom = self.take(), (self.take("/"), self.take())[1]
+        if before.kind != "num" or not (before.value + top.value + bottom.value).replace(",", "").isdigit():
+            return ("text", "no mixed number")
+        above, below = atoms.number(top.value), atoms.number(bottom.value)
+        if above[1] >= below[1]:
+            return ("text", "no mixed number")
+        return ("mixed", whole, ("div", above, below))
 
     def starts_factor(self) -> bool:
         token = self.peek()

@@ -16,6 +16,7 @@ import mpmath
 from mpmath import mp
 
 from h1r.verify.latex import Unreadable, sets
+from h1r.verify.latex.naming import has, rounded, unassigned, unrounded
 from h1r.verify.latex.numeric import evaluate
 from h1r.verify.latex.scalar import Finding, scalars
 from h1r.verify.latex.value import exact, symbols
@@ -36,6 +37,8 @@ def same(a: Node, b: Node, policy: Policy) -> Finding:
     """Compare two trees. Raises TooBig or Unreadable when no tier could decide."""
     if a == b or (a[0] == b[0] and a[0] in ("union", "inter") and _flat(a) == _flat(b)):
         return Finding(True, "structure")
+    if rounded(a) != rounded(b):
+        a, b = unrounded(a), unrounded(b)
     a, b = unassigned(a, b), unassigned(b, a)
     if a == b:
         return Finding(True, "structure")
@@ -81,14 +84,6 @@ def _flat(node: Node) -> list[str]:
     return sorted({m for members in inner for m in members})
 
 
-def has(node: Any, kind: str) -> bool:
-    return (
-        isinstance(node, tuple)
-        and bool(node)
-        and (node[0] == kind or any(has(c, kind) for c in node if isinstance(c, tuple)))
-    )
-
-
 def spread(node: Node) -> list[Node]:
     """Every value of a tree with plus-minus signs; the items of a list, each spread."""
     if node[0] in ("list", "set"):
@@ -106,71 +101,6 @@ def _signed(node: Any, sign: int) -> Any:
         term = term if sign * node[3] > 0 else ("neg", term)
         return term if node[1] is None else ("add", (_signed(node[1], sign), term))
     return tuple(_signed(c, sign) for c in node)
-
-
-def is_name(node: Node) -> bool:
-    """What may stand left of a definition: a letter, f(x), (x, y), a word, anything made of letters alone."""
-    if node[0] in ("sym", "text"):
-        return True
-    if node[0] == "const":
-        return node[1] in ("e", "i")
-    if node[0] in ("mul", "add", "tuple", "list", "set"):
-        first = node[1][0]
-        called = node[0] == "mul" and len(node[1]) == 2 and first[0] == "sym" and first[1][0] in "fghPEFGTVSaA"
-        return all(is_name(c) or (called and c is not first and c[0] == "num") for c in node[1])
-    if node[0] in ("fn", "div"):
-        return all(is_name(c) for c in (node[2] if node[0] == "fn" else node[1:]))
-    return False
-
-
-def unassigned(node: Node, other: Node) -> Node:
-    """x = 5 (or 5 = x, or a chain that ends in 5) as 5, when the other side is no equation; pi ~ 3.14 as pi."""
-    if node[0] == "rel" and "~" in node[1][1::2] and other[0] != "rel":
-        cut = node[1].index("~")
-        if cut > 1 or not is_name(node[1][0]) or node[1][0][0] == "const":
-            node = node[1][0] if cut == 1 else ("rel", node[1][:cut])
-    if node[0] == "list" and node[1][0][0] == "rel" and not any(i[0] == "rel" for i in node[1][1:]):
-        head = _value_of(node[1][0])
-        return ("list", (head, *node[1][1:])) if head is not None else node
-    if node[0] == "list" and all(i[0] == "rel" for i in node[1]) and not has(other, "rel"):
-        values = [_value_of(i) for i in node[1]]
-        return ("list", tuple(values)) if all(v is not None for v in values) else node
-    if node[0] != "rel" or (
-        other[0] == "rel" and _value_of(other) is not None and "in" not in (node[1][1], other[1][1])
-    ):
-        return _same_name(node, other)
-    value = _value_of(node)
-    if value is None or (other[0] == "rel" and "in" not in node[1]):
-        return node
-    return value
-
-
-def _same_name(node: Node, other: Node) -> Node:
-    """Of two definitions of one name (or of y and f(x)), the defined side."""
-    if node[0] != "rel" or other[0] != "rel" or len(node[1]) != 3 or len(other[1]) != 3:
-        return node
-    if not node[1][1] == other[1][1] == "=":
-        return node
-    name, named = node[1][0], other[1][0]
-    if name == named and is_name(name):
-        return node[1][2]  # type: ignore[no-any-return]
-    functions = [n == ("sym", "y") or (n[0] == "mul" and n[1][0] == ("sym", "f")) for n in (name, named)]
-    return node[1][2] if all(functions) else node
-
-
-def _value_of(node: Node) -> Node | None:
-    if node[0] != "rel" or any(op not in ("=", "in", "~") for op in node[1][1::2]):
-        return None
-    left, right = node[1][0], node[1][-1]
-    if node[1][1] == "in":
-        return right if is_name(left) else None
-    if is_name(left) and not (is_name(right) and right[0] == "sym" and left[0] != "sym"):
-        return right  # type: ignore[no-any-return]
-    if not symbols(left) and right[0] == "sym":
-        return left  # type: ignore[no-any-return]
-    if not symbols(node) and not has(node, "text"):
-        return right  # type: ignore[no-any-return]
-    return right if len(node[1]) > 3 and is_name(left) else None
 
 
 def letters(node: Node) -> str:
@@ -226,7 +156,7 @@ def _collections(a: Node, b: Node, policy: Policy) -> Finding:
         return Finding(False, "structure")
     if has(a, "dots") or has(b, "dots") or kinds & set(ORDERED) or not policy.unordered_lists:
         return _ordered(left_items, right_items, policy)
-    if "set" in kinds:
+    if "set" in kinds or (left_items and all(i[0] == "tuple" for i in (*left_items, *right_items))):
         left_items, right_items = _distinct(left_items, policy), _distinct(right_items, policy)
     return _unordered(left_items, right_items, policy)
 
@@ -311,8 +241,11 @@ def _relations(a: Node, b: Node, policy: Policy) -> Finding:
     if a[0] != b[0]:
         return Finding(False, "structure")
     if a[0] == "pmod":
-        inner = same(a[1], b[1], policy)
-        return same(a[2], b[2], policy) if inner.same else inner
+        moduli = same(a[2], b[2], policy)
+        residues = [_residue(n) for n in (a, b)]
+        if moduli.same and None not in residues:
+            return Finding(residues[0] == residues[1], "exact")
+        return same(a[1], b[1], policy) if moduli.same else moduli
     left, right = a[1], b[1]
     if (
         len(left) != 3
@@ -334,6 +267,15 @@ def _relations(a: Node, b: Node, policy: Policy) -> Finding:
     f, g = ("add", (la, ("neg", ra))), ("add", (lb, ("neg", rb)))
     ratio = _constant_ratio(f, g)
     return Finding(ratio is not None and (op_a in ("=", "!=") or ratio > 0), "identity")
+
+
+def _residue(node: Node) -> tuple[Node, Fraction] | None:
+    """(x, r) of x = r (mod m) with r from 0 to below m; None where these are no numbers."""
+    inner, modulus = node[1], exact(node[2])
+    if inner[0] != "rel" or len(inner[1]) != 3 or inner[1][1] not in ("===", "=") or not modulus:
+        return None
+    value = exact(inner[1][2])
+    return None if value is None else (inner[1][0], value % modulus)
 
 
 def _constant_ratio(f: Node, g: Node) -> Any:

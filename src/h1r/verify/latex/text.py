@@ -73,8 +73,22 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<!\\)((?:\\\\)*)\\[ \n]", r"\1 ", text)
     text = text.replace("**", "^") if re.search(r"[\w)]\s*\*\*\s*[\w(-]", text) else text.replace("**", "")
     text = text.replace(r"\%", "%").replace(r"\#", "#").replace(r"\&", "&").replace(r"\_", "_")
+    if "\\begin" not in text:  # a doubled backslash before a command is an escape too many, not a new line
+        text = re.sub(
+            r"\\\\(?=(?:le|leq|ge|geq|frac|sqrt|pi|infty|in|cup|left|right|cdot|times|boxed|text)(?![a-z]))",
+            r"\\",
+            text,
+        )
+    text = text.replace("...", r"\ldots ")
+    text = re.sub(r"[_^]\{\s{0,9}\}", "", text)
+    if "\\int" in text:  # the differential inside the fraction
+        text = re.sub(
+            r"\\frac\s?\{(\d{0,9})\s?(?:d|\\differentialD) ?(\\?[a-z]+)\s?\}\{([^{}]{1,99})\}",
+            lambda m: rf"\frac{{{m[1] or 1}}}{{{m[3]}}} d{m[2]}",
+            text,
+        )
     text = re.sub(r"\\\\\s?\[-?[\d.]+ ?(?:pt|em|ex|mm|cm)\]", r"\\\\", text)
-    text = re.sub(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d ])", lambda m: m.group().replace(" ", ""), text)
+    text = re.sub(r"(?<![\d.])\d{1,3}(?: \d{3})+(?:(?![\d ])|(?= \d+/\d))", lambda m: m.group().replace(" ", ""), text)
     text = REPEATING.sub(_repeating, text)
     text = THOUSANDS.sub("", THOUSANDS.sub("", text))
     text = re.sub(r"(\d),\s?\\!\s*(?=\d{3}(?!\d))", r"\1", text)
