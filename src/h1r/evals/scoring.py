@@ -48,7 +48,13 @@ def scorer(score: Scorer, terms: Terms, *, judge: Scorer | None = None, sandbox:
 
 def _graded(problem: Problem, trace: Trace, grader: str, sandbox: Sandbox | None) -> Score:
     if problem.kind == "code":
-        return code.score(problem, trace, sandbox, grader)
+        found = code.score(problem, trace, sandbox, grader)
+        if "hidden" not in problem.meta or found.value is None:
+            return found
+        other = "fixed" if grader == "official" else "official"  # LiveCodeBench: both, so that the difference shows
+        beside = code.score(problem, trace, sandbox, other)
+        told = {grader: {"tests": bool(found.value)}, other: {"tests": bool(beside.value)}}
+        return found._replace(detail={**found.detail, "mode": "tests", **told})
     return instructions.score(problem, trace, variant="upstream" if grader == "official" else "fixed")
 
 

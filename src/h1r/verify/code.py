@@ -152,6 +152,8 @@ def _grade(
     if language.compile:
         limits = replace(limits, processes=max(limits.processes, language.processes))
     limits = replace(limits, memory_mb=limits.memory_mb + language.memory_mb)
+    if grader == "official" and program.language == "python" and not any("assert" in t for t in tests):
+        return _official(session, program, tests, limits)
     results: list[Result] = []
     verdict, why = "pass", f"{len(tests)} tests passed"
     for number, test in enumerate(tests, 1):
@@ -165,6 +167,25 @@ def _grade(
             if stop:
                 break
     return Grade(verdict, why, tuple(results))
+
+
+def _official(session: Session, program: Program, tests: Sequence[Mapping[str, Any]], limits: Limits) -> Grade:
+    """All tests in one process, as published; the first that is not right decides (inside/official.py)."""
+    called = program.fn_name is not None
+    given = [arguments(t["input"]) if called else str(t.get("input", "")) for t in tests]
+    whole = replace(limits, timeout_s=(limits.timeout_s + 1) * len(tests) + 5)
+    message = {"mode": "official", "fn": program.fn_name, "tests": given, "seconds": limits.timeout_s}
+    ran = session.test(message, whole)
+    told = {int(m["test"]): m for m in ran.value or ()}
+    results: list[Result] = []
+    for number, test in enumerate(tests):
+        message = told.get(number, {"status": ran.status if ran.status != "ok" else "runtime_error", "err": ran.err})
+        result = Result(message["status"], message.get("out", ""), message.get("err", ""), message.get("value"))
+        status, reason = _judge(test, result, program, "official")
+        results.append(result._replace(status=status, wall=ran.wall / len(tests), cpu=ran.cpu / len(tests)))
+        if status != "pass":
+            return Grade(status, f"test {number + 1} of {len(tests)}: {reason}", tuple(results))
+    return Grade("pass", f"{len(tests)} tests passed", tuple(results))
 
 
 def _busy() -> bool:

@@ -103,5 +103,10 @@ def _key(k: Any) -> str:
 
 def short(x: Any) -> str:
     """The beginning of a value, for a reason."""
-    text = x if isinstance(x, str) else repr(_plain(x) if not isinstance(x, (list, dict)) or len(x) < 50 else x)[:200]
+    try:
+        text = (
+            x if isinstance(x, str) else repr(_plain(x) if not isinstance(x, (list, dict)) or len(x) < 50 else x)[:200]
+        )
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists in lists in lists
+        text = f"a value of type {type(x).__name__} too large to show"
     return repr(text[:60]) + ("…" if len(text) > 60 else "")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from h1r.errors import ConfigError, DataError
+from h1r.evals.results import second_verdict
 from h1r.evals.suite import Row, Source, Suite, ask, fill
 from h1r.types import Problem
 
@@ -203,6 +204,10 @@ SUITE = Suite(
     make=make,
     options={"start": None, "end": None, "version": None, "errata": "keep"},
     about=about,
+    views={
+        "livecodebench_fixed": lambda _, items: second_verdict(items, "fixed"),
+        "livecodebench_official": lambda _, items: second_verdict(items, "official"),
+    },
     samples=3,
     max_tokens=65536,
 )

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import suppress
@@ -75,6 +76,20 @@ def _reachable(path: str) -> bool:
     return all(os.stat(p).st_mode & 0o001 for p in folders)
 
 
+PACKAGES = ("numpy", "scipy", "sympy", "mpmath", "pandas", "dateutil", "pytz", "six.py", "networkx", "sortedcontainers")
+
+
+def packages(python: Python) -> list[str]:
+    """Folders of this environment's numeric packages that candidates may import, where the interpreter inside is ours."""
+    if python.executable != interpreter().executable:
+        return []
+    found = []
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for name in PACKAGES:
+            found += [p for p in (f"{folder}/{name}", f"{folder}/{name}.libs") if os.path.exists(p)]
+    return sorted(os.path.realpath(p) for p in found)
+
+
 def readable(python: Python) -> list[str]:
     """What is visible inside, read-only."""
     paths = [
@@ -87,6 +102,7 @@ def readable(python: Python) -> list[str]:
         "/etc/ld.so.cache",
         "/etc/alternatives",
         *python.folders,
+        *packages(python),
     ]
     return [p for p in paths if os.path.exists(p)]
 
@@ -126,6 +142,7 @@ class Session:
             "nested": LEVELS[self.backend] == "strong",
             "uid": _user(self.slot) if root else 0,
             "readable": [*readable(python), "/proc", "/srv"] if LEVELS[self.backend] == "strong" else readable(python),
+            "site": sorted({os.path.dirname(p) for p in packages(python)}),
             "landlock": self.backend != "none",
             "seccomp": self.backend != "none",
         }

@@ -4,6 +4,8 @@ server   the fork-server: one request, one test, one fresh process (two for asse
 jail     the inner wall of each test: namespaces, uid, capabilities, rlimits, Landlock, seccomp
 walls    the outer wall of the native backend: namespaces and a new root, through ctypes
 seccomp  the system calls a test may not make
-drive    Python candidates: as a program, as a function, behind RPC, and the tester that calls them
+drive    Python candidates: as a program, as a function
+rpc      asserts: the candidate behind a link, and the tester that calls it
+official a candidate the way LiveCodeBench's grader runs it
 plain    values to JSON and back, rebuilt from exact builtin types
 """

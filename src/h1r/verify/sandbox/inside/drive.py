@@ -1,4 +1,4 @@
-"""Bodies that run behind the wall: a Python candidate as a program, as a function, behind RPC; the tester of asserts; a binary.
+"""Bodies that run behind the wall: a Python candidate as a program or as a function; a binary. (rpc.py has asserts.)
 
 Each runs in a process forked for it and never returns to the server's code: it leaves by os._exit. Results that matter
 go to descriptor RESULT with the run's nonce, as JSON of exact builtin types; expected values are not here at all.
@@ -6,12 +6,14 @@ go to descriptor RESULT with the run's nonce, as JSON of exact builtin types; ex
 
 from __future__ import annotations
 
+import _sitebuiltins
 import atexit
 import builtins
 import gc
 import io
 import json
 import os
+import re
 import sys
 import threading
 import traceback
@@ -21,8 +23,8 @@ from typing import Any, NoReturn
 from . import plain
 
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where this package was imported from
-RESULT, LINK_IN, LINK_OUT = 3, 4, 5
-MAX_LINE = 64 << 20
+RESULT = 3  # the descriptor of results that matter
+LARGE = re.compile(r"^[ \t]*(?:import|from)[ \t]+(numpy|scipy|sympy|pandas)\b", re.MULTILINE)
 PRELUDE = (
     "from typing import *\nfrom collections import *\nfrom itertools import *\nfrom functools import *\nfrom heapq import *\n"
     "from bisect import *\nimport sys, os, re, math, random, string, collections, itertools, functools, heapq, bisect, operator\n"
@@ -47,6 +49,17 @@ def warm() -> None:
         "textwrap",
     ):
         __import__(name)
+
+
+def ready(code: str) -> None:
+    """Import the large packages a candidate names, once, in the server: its tests then start with them loaded."""
+    for name in LARGE.findall(code):
+        if name not in sys.modules:
+            try:
+                __import__(name)
+            except Exception:  # the candidate's own import will say why
+                continue
+            gc.freeze()
 
 
 def streams() -> None:
@@ -91,7 +104,16 @@ def report(error: BaseException) -> int:
     return 1
 
 
+RECURSION = 50_000  # frames, as LiveCodeBench's grader sets it
+
+
 def main_module(name: str = "__main__") -> dict[str, Any]:
+    """A module for a candidate, in an interpreter that is as a contest's: exit and quit, deep recursion, long integers."""
+    for word in ("exit", "quit"):
+        setattr(builtins, word, _sitebuiltins.Quitter(word, "Ctrl-D (i.e. EOF)"))
+    sys.setrecursionlimit(RECURSION)
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)
     module = types.ModuleType(name)
     module.__dict__.update(__builtins__=builtins, __file__="solution.py")
     sys.modules[name] = module
@@ -155,171 +177,6 @@ def call(code: str, fn: str, arguments: list[Any], nonce: str) -> NoReturn:
     except BaseException as e:
         status = report(e) or 1
     leave(status)
-
-
-# ---- asserts: the candidate serves calls, the tester makes them
-
-
-def serve(code: str) -> NoReturn:
-    """The candidate's side: read calls from LINK_IN, answer on LINK_OUT."""
-    reader, writer = os.fdopen(LINK_IN, "rb"), os.fdopen(LINK_OUT, "wb")
-    streams()
-    kept: list[Any] = []
-
-    def other(x: Any) -> Any:
-        kept.append(x)
-        return {"t": "ref", "v": len(kept) - 1}
-
-    def answer(**message: Any) -> None:
-        writer.write(json.dumps(message).encode() + b"\n")
-        writer.flush()
-
-    def encode(x: Any) -> Any:
-        return plain.Encoder(other).encode(x)
-
-    def known(tag: str, v: Any) -> Any:
-        return kept[v]
-
-    try:
-        space = load(code, None)
-    except BaseException as e:
-        status = report(e) or 1
-        answer(failed=type(e).__name__)
-        leave(status)
-    names, values = [], {}
-    for name, value in list(space.items()):
-        if name.startswith("__") or isinstance(value, types.ModuleType) or value is getattr(builtins, name, None):
-            continue
-        if callable(value):
-            names.append(name)
-        elif type(value) in (int, float, str, list, dict, tuple, bool):
-            values[name] = encode(value)
-    answer(names=names, values=values)
-    for line in reader:
-        request = json.loads(line)
-        try:
-            arguments = [plain.decode(a, known) for a in request["args"]]
-            named = {k: plain.decode(v, known) for k, v in request["named"].items()}
-            target = space[request["name"]] if "name" in request else kept[request["ref"]]
-            answer(value=encode(_act(target, request["op"], arguments, named)))
-        except BaseException as e:
-            if isinstance(e, (SystemExit, KeyboardInterrupt, GeneratorExit)):
-                leave(report(e) or 1)
-            try:
-                message = str(e)[:500]
-            except BaseException:
-                message = ""
-            answer(
-                error=next((t.__name__ for t in type(e).__mro__ if t.__module__ == "builtins"), "Exception"),
-                message=message,
-            )
-    leave(0)
-
-
-def _act(target: Any, op: str, arguments: list[Any], named: dict[str, Any]) -> Any:
-    if op == "call":
-        return target(*arguments, **named)
-    if op == "get":
-        return getattr(target, arguments[0])
-    if op == "set":
-        return setattr(target, arguments[0], arguments[1])
-    if op == "iter":
-        return [x for _, x in zip(range(100_000), target)]
-    if op == "item":
-        return target[arguments[0]]
-    return len(target)
-
-
-def tester(text: str, entry: str | None, nonce: str) -> NoReturn:
-    """The assert side: the test text with every name of the candidate bound to a remote call."""
-    reader, writer = os.fdopen(LINK_IN, "rb"), os.fdopen(LINK_OUT, "wb")
-    streams()
-    remote = stand_in(reader, writer)
-    try:
-        first = json.loads(reader.readline(MAX_LINE) or b"{}")
-        if "names" not in first:
-            raise Gone
-        space = main_module("tests")
-        exec(PRELUDE, space)
-        space.update({name: plain.decode(v) for name, v in first["values"].items()})
-        space.update(
-            {name: remote({"name": name}) for name in first["names"] if not hasattr(builtins, name) or name == entry}
-        )
-        if entry is not None:
-            space.setdefault("candidate", space.get(entry))
-        exec(compile(text, "tests.py", "exec", dont_inherit=True), space)
-        send(nonce, ok=True)
-    except Gone:
-        send(nonce, gone=True)
-    except AssertionError as e:
-        send(nonce, failed=f"assert: {str(e)[:300]}")
-    except BaseException as e:
-        send(nonce, error=f"{type(e).__name__}: {str(e)[:300]}")
-    os._exit(0)
-
-
-def stand_in(reader: Any, writer: Any) -> Any:
-    """A class whose instances stand for the candidate's things at the other end of the link."""
-
-    def ask(
-        op: str, target: dict[str, Any], arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
-    ) -> Any:
-        def foreign(x: Any) -> Any:
-            if type(x) is Remote:
-                return {"t": "ref", "v": object.__getattribute__(x, "_ref").get("ref", -1)}
-            raise plain.Foreign(f"{type(x).__name__} cannot be passed to a candidate")
-
-        request = {
-            **target, "op": op, "args": [plain.Encoder(foreign).encode(a) for a in arguments],
-            "named": {k: plain.Encoder(foreign).encode(v) for k, v in (named or {}).items()},
-        }  # fmt: skip
-        writer.write(json.dumps(request).encode() + b"\n")
-        writer.flush()
-        return receive()
-
-    def receive() -> Any:
-        line = reader.readline(MAX_LINE)
-        if not line.endswith(b"\n"):
-            raise Gone
-        message = json.loads(line)
-        if "error" in message:
-            kind = getattr(builtins, str(message["error"]), Exception)
-            raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else Exception)(
-                message.get("message", "")
-            )
-        return plain.decode(message["value"], lambda tag, v: Remote({"ref": v}))
-
-    class Remote:
-        """Something of the candidate's that has no plain form; equal to itself alone."""
-
-        def __init__(self, ref: dict[str, Any]) -> None:
-            object.__setattr__(self, "_ref", ref)
-
-        def __call__(self, *arguments: Any, **named: Any) -> Any:
-            return ask("call", object.__getattribute__(self, "_ref"), arguments, named)
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return ask("get", object.__getattribute__(self, "_ref"), (name,))
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            ask("set", object.__getattribute__(self, "_ref"), (name, value))
-
-        def __iter__(self) -> Any:
-            return iter(ask("iter", object.__getattribute__(self, "_ref")))
-
-        def __getitem__(self, key: Any) -> Any:
-            return ask("item", object.__getattribute__(self, "_ref"), (key,))
-
-        def __len__(self) -> int:
-            return int(ask("len", object.__getattribute__(self, "_ref")))
-
-    return Remote
-
-
-class Gone(Exception):
-    """The candidate's process ended, or speaks nonsense."""
 
 
 def execute(argv: list[str], environment: dict[str, str]) -> NoReturn:

@@ -25,6 +25,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ_RIGHTS = 1 | 4 | 8  # execute, read file, read dir
 FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # rights known to each ABI
+SLACK = 1 << 30  # bytes of address space beyond the memory limit: what is reserved (stacks of threads) is not yet used
 BOXES, BOX, PROGRAMS = "/box", "/box/0", "/srv"
 
 
@@ -153,7 +154,7 @@ def restrict(frame: Frame, limits: Limits) -> None:
     """Give up everything a test does not need. Cannot be undone."""
     processor = max(1, int(limits.timeout + 0.999))
     wanted = {
-        resource.RLIMIT_AS: limits.memory, resource.RLIMIT_CPU: processor, resource.RLIMIT_FSIZE: limits.disk,
+        resource.RLIMIT_AS: 2 * limits.memory + SLACK, resource.RLIMIT_CPU: processor, resource.RLIMIT_FSIZE: limits.disk,
         resource.RLIMIT_NOFILE: 256, resource.RLIMIT_NPROC: limits.processes, resource.RLIMIT_CORE: 0,
         resource.RLIMIT_STACK: min(limits.memory // 2, 256 << 20), resource.RLIMIT_MEMLOCK: 1 << 20,
         resource.RLIMIT_MSGQUEUE: 0,
@@ -208,6 +209,7 @@ def landlock(readable: tuple[str, ...], writable: tuple[str, ...]) -> int:
     file_rights = 1 | 2 | 4 | ((1 << 14) if abi >= 3 else 0)
     granted = [
         *((p, READ_RIGHTS) for p in readable),
+        *((p, 8) for p in {os.path.dirname(p) for p in readable if "site-packages" in p}),  # to be listed, not read
         *((p, everything) for p in writable),
         *((p, file_rights & ~1) for p in devices),
     ]

@@ -7,6 +7,8 @@ Nothing of a candidate's own methods decides what the other side sees, apart fro
 from __future__ import annotations
 
 import builtins
+import decimal
+import fractions
 import math
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +73,8 @@ class Encoder:
         module = getattr(type(x), "__module__", "")
         if module == "numpy" and hasattr(x, "tolist"):
             return self.encode(x.tolist(), depth + 1)
+        if type(x) in (decimal.Decimal, fractions.Fraction):
+            return {"t": type(x).__name__, "v": str(x)}
         if module == "collections" and type(x).__name__ == "deque":
             return [self.encode(v, depth + 1) for v in list(x)]
         if self.other is not None:
@@ -105,6 +109,8 @@ def decode(x: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
         return float(v)
     if tag == "complex":
         return complex(decode(v[0]), decode(v[1]))
+    if tag in ("Decimal", "Fraction"):
+        return (decimal.Decimal if tag == "Decimal" else fractions.Fraction)(str(v))
     if tag == "type":
         return getattr(builtins, str(v))
     if tag == "bytes":
