@@ -145,7 +145,7 @@ def test_the_command_writes_its_protocol_and_amo_s_parser_subset(tmp_path, monke
 
     monkeypatch.setattr(eval_, "_generator", lambda *a: (generate, None))
     followed, tasks, _ = eval_plan.plan("amo_bench", None, [], "m", str(tmp_path), None, NOTHING | {"samples": 2})
-    run = {"seed": 0, "name": "", "dtype": "auto", "unsafe": False}
+    run = {"seed": 0, "name": "", "dtype": "auto", "box": None}
     whole, subset = eval_._run(followed, tasks, "m", tmp_path / "run", None, **run)
     assert (whole.problems, whole.outcomes["unscored"], subset.name, subset.problems) == (3, 2, "amo_bench_p", 2)
     assert subset.average.value == 0.5
@@ -216,7 +216,7 @@ def test_compare_says_what_two_runs_did_not_share(tmp_path, monkeypatch, capsys)
         given = NOTHING | {"samples": 1, "temperature": temperature}
         followed, tasks, _ = eval_plan.plan("aime25", None, [], "m", str(tmp_path / name), 3, given)
         assert len(tasks[0].data["a.jsonl"]) == 16
-        eval_._run(followed, tasks, "m", tmp_path / f"run-{name}", None, seed=0, name="", dtype="auto", unsafe=False)
+        eval_._run(followed, tasks, "m", tmp_path / f"run-{name}", None, seed=0, name="", dtype="auto", box=None)
     capsys.readouterr()
     eval_._compare([str(tmp_path / "run-a"), str(tmp_path / "run-b")], False)
     lines = capsys.readouterr().out.splitlines()
@@ -267,9 +267,7 @@ def test_a_judge_behind_an_endpoint(tmp_path, monkeypatch, capsys):
         judge = eval_._judge(f"http://127.0.0.1:{server.server_port}", "")
         assert judge.name == "judge-7b"
         followed, tasks, _ = eval_plan.plan("hle", None, [], "m", str(tmp_path), None, NOTHING)
-        (found,) = eval_._run(
-            followed, tasks, "m", tmp_path / "run", judge, seed=0, name="", dtype="auto", unsafe=False
-        )
+        (found,) = eval_._run(followed, tasks, "m", tmp_path / "run", judge, seed=0, name="", dtype="auto", box=None)
     finally:
         server.shutdown()
     assert (found.average.value, found.outcomes["unscored"]) == (0.75, 0)

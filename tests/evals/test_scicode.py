@@ -237,7 +237,7 @@ def test_the_command_runs_and_rescores_chains(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(eval_, "_generator", lambda *a: (generate, None))
     nothing = {"samples": 2, "temperature": None, "top_p": None, "max_tokens": None}
     followed, tasks, _ = eval_plan.plan("scicode", "falcon-h1r", [], "m", str(tmp_path), None, nothing)
-    eval_._run(followed, tasks, "m", tmp_path / "run", None, seed=0, name="", dtype="auto", unsafe=False)
+    eval_._run(followed, tasks, "m", tmp_path / "run", None, seed=0, name="", dtype="auto", box=None)
     assert graded == [0, 1, 0, 1]
     eval_._rescore([str(tmp_path / "run")], False)
     assert graded == [0, 1, 0, 1] * 2

@@ -6,7 +6,7 @@ import typer
 
 import h1r
 from h1r import log
-from h1r.cli import bench, chat, data, doctor, eval_, grpo, inspect_, quickstart, serve, sft, think, verify
+from h1r.cli import bench, chat, data, doctor, eval_, grpo, inspect_, quickstart, sandbox, serve, sft, think, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,4 +44,5 @@ app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.command("doctor")(doctor.doctor)
 app.command("inspect")(inspect_.inspect)
+app.command("sandbox")(sandbox.sandbox)
 app.add_typer(bench.app, name="bench")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from h1r.evals.protocol import Protocol
     from h1r.search import DeepConfConfig
     from h1r.types import Problem, Prompt, SamplingParams, Trace
+    from h1r.verify.sandbox import Sandbox
 
 
 PROTOCOL = "protocol.jsonl"
@@ -53,12 +54,13 @@ def eval_(
     out: str | None = typer.Option(None, help="Folder of the run; default: runs/eval/<model>."),
     name: str = typer.Option("", "--name", help="The server's name for its model (with a URL)."),
     dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4."),
-    unsafe: bool = typer.Option(False, "--unsafe-no-sandbox", help="Run model-written code without isolation."),
+    sandbox: str = wire.SANDBOX,
+    unsafe: bool = wire.UNSAFE,
 ) -> None:
     """Evaluate a model; every number with its 95 % interval. Run again: nothing is generated twice."""
     verb, rest = what[0], what[1:]
     if verb in VERBS and not Path(verb).is_dir():
-        VERBS[verb](rest, unsafe)
+        VERBS[verb](rest, wire.sandbox(sandbox, unsafe) if verb == "rescore" else None)
         return
     if rest:
         raise ConfigError(f"eval {verb} {' '.join(rest)}: one model at a time, or one of {', '.join(VERBS)}")
@@ -72,9 +74,8 @@ def eval_(
     folder = Path(out or f"runs/eval/{Path(verb).name if '://' not in verb else name or 'server'}")
     search = {"keep_fraction": keep, "window": window}
     config = wire.deepconf_of(verb, budget=online, **search) if online else None
-    results = _run(
-        followed, tasks, verb, folder, judged, seed=seed, name=name, dtype=dtype, unsafe=unsafe, think=config
-    )
+    box = wire.sandbox(sandbox, unsafe)
+    results = _run(followed, tasks, verb, folder, judged, seed=seed, name=name, dtype=dtype, box=box, think=config)
     _show(folder, results)
     if deepconf or online:
         from h1r.cli.eval_deepconf import show
@@ -85,7 +86,7 @@ def eval_(
 
 def _run(
     followed: Protocol, tasks: Sequence[Task], model: str, folder: Path, judge: Judge | None, *, seed: int, name: str,
-    dtype: str, unsafe: bool, think: DeepConfConfig | None = None,
+    dtype: str, box: Sandbox | None, think: DeepConfConfig | None = None,
 ) -> list[Result]:  # fmt: skip
     """Every task; the protocol, what was used and every deviation go to protocol.jsonl. think: also DeepConf online."""
     from h1r import log
@@ -93,7 +94,7 @@ def _run(
     from h1r.evals import protocol, scoring
 
     generate, prompt_of = _generator(model, name, dtype)
-    grader, identity = wire.grader(unsafe), _identity(model)
+    grader, identity = wire.grader(box), _identity(model)
     results: list[Result] = []
     for task in tasks:
         one, used = task.suite, task.used
@@ -248,7 +249,7 @@ def loaded(run: str) -> dict[str, list[Item]]:
     return {f.name.removesuffix(".items.jsonl"): evals.load(f) for f in files}
 
 
-def _compare(rest: list[str], unsafe: bool) -> None:
+def _compare(rest: list[str], box: Sandbox | None) -> None:
     from h1r import evals
 
     if len(rest) != 2:
@@ -280,14 +281,14 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _rescore(rest: list[str], unsafe: bool) -> None:
+def _rescore(rest: list[str], box: Sandbox | None) -> None:
     from h1r import data, evals
     from h1r.evals import SUITES, protocol, scoring
 
     if len(rest) != 1:
         raise ConfigError("eval rescore needs one run folder: h1r eval rescore RUN")
     folder = Path(rest[0])
-    store, grader, told = evals.Store(folder / "generations.jsonl"), wire.grader(unsafe), protocols(folder)
+    store, grader, told = evals.Store(folder / "generations.jsonl"), wire.grader(box), protocols(folder)
     known = {f.name for f in fields(protocol.Terms)}
     results = []
     for name, before in loaded(rest[0]).items():
@@ -313,7 +314,7 @@ def _kept(item: Item, score: Score) -> Item:
     return replace(item, value=score.value, why=score.why, detail=score.detail, outcome=outcome)
 
 
-def _report(rest: list[str], unsafe: bool) -> None:
+def _report(rest: list[str], box: Sandbox | None) -> None:
     from h1r.cli.eval_report import write
 
     if len(rest) != 1:
@@ -321,4 +322,8 @@ def _report(rest: list[str], unsafe: bool) -> None:
     print(write(Path(rest[0]), loaded(rest[0]), protocols(Path(rest[0]))))
 
 
-VERBS: Mapping[str, Callable[[list[str], bool], None]] = {"report": _report, "compare": _compare, "rescore": _rescore}
+VERBS: Mapping[str, Callable[[list[str], Sandbox | None], None]] = {
+    "report": _report,
+    "compare": _compare,
+    "rescore": _rescore,
+}

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from h1r import config
+from h1r.cli import wire
 from h1r.errors import CheckpointError, DataError
 from h1r.types import Generator, Problem, Trainer
 
 if TYPE_CHECKING:
     from h1r import LLM
     from h1r.rl.grpo import Sync
+    from h1r.verify.sandbox import Sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,12 @@ class GrpoRecipe:
 def grpo(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-grpo)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: rl.steps=5 (repeatable)."),
-    unsafe: bool = typer.Option(False, "--unsafe-no-sandbox", help="Run model-written code without isolation."),
+    sandbox: str = wire.SANDBOX,
+    unsafe: bool = wire.UNSAFE,
 ) -> None:
     """Improve a model on problems with verifiable answers. Run again after an interruption: it goes on."""
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
-    metrics = practise(read, where=str(recipe), unsafe=unsafe)
+    metrics = practise(read, where=str(recipe), box=wire.sandbox(sandbox, unsafe))
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, reward {metrics.get('reward', float('nan')):.3f}")
 
 
@@ -63,14 +66,13 @@ def _train_alias(settings: Sequence[str]) -> list[str]:
 
 
 def practise(
-    recipe: GrpoRecipe, where: str = "recipe", stage: str = "grpo", unsafe: bool = False
+    recipe: GrpoRecipe, where: str = "recipe", stage: str = "grpo", box: Sandbox | None = None
 ) -> Mapping[str, float]:
     """Run the recipe with a progress bar; returns the last step's metrics. Writes out/model in Hugging Face format."""
     import torch
 
     from h1r import log
     from h1r import model as models
-    from h1r.cli import wire
     from h1r.cli.progress import follow
     from h1r.rl import grpo
     from h1r.rl.config import GrpoConfig
@@ -90,7 +92,7 @@ def practise(
     trainer = LocalTrainer(model, settings.trainer(), tokenizer=llm.tokenizer.save)
     out = Path(recipe.out)
     render = wire.prompt_of(llm.tokenizer)
-    steps = grpo.run(llm, wire.grader(unsafe), trainer, problems, render, settings, out, sync=in_memory(model, llm))
+    steps = grpo.run(llm, wire.grader(box), trainer, problems, render, settings, out, sync=in_memory(model, llm))
 
     def note(m: Mapping[str, float]) -> tuple[int, str]:
         return int(m["step"]), f"reward {m['reward']:.3f}  length {m['length']:.0f}  KL {m['mismatch_kl']:.1e}"

@@ -6,6 +6,7 @@ import json
 
 import typer
 
+from h1r.cli import wire
 from h1r.errors import ConfigError
 
 
@@ -16,19 +17,19 @@ def verify(
     shadow: bool = typer.Option(False, "--shadow", help="Compare with math-verify."),
     cases: str | None = typer.Option(None, help="A JSONL file of cases instead."),
     kind: str = typer.Option("math", help="Kind of --cases: math or code."),
+    grader: str = typer.Option("fixed", help="Of code: fixed, or official (LiveCodeBench's)."),
     out: str | None = typer.Option(None, help="Where --cases writes its verdicts (JSONL, resumable)."),
-    unsafe: bool = typer.Option(False, "--unsafe-no-sandbox", help="Run code without isolation."),
+    sandbox: str = wire.SANDBOX,
+    unsafe: bool = wire.UNSAFE,
 ) -> None:
     """Judge an answer, or a file of them. Exit code 0: correct or done, 1: incorrect, 3: unscored."""
     from h1r import verify as room
-    from h1r.verify import sandbox
     from h1r.verify.cases import run_cases
 
     if cases is not None:
         if out is None:
             raise ConfigError("--cases needs --out VERDICTS.jsonl")
-        box = sandbox.open(unsafe=True) if unsafe else None
-        print(json.dumps(run_cases(cases, kind, out, sandbox=box)))
+        print(json.dumps(run_cases(cases, kind, out, sandbox=wire.sandbox(sandbox, unsafe), grader=grader)))
         return
     if not gold or not answer:
         raise ConfigError("verify needs a gold and an answer, or --cases FILE --kind math|code --out VERDICTS.jsonl")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from h1r.errors import ConfigError, DataError
 from h1r.types import Problem, Prompt, Score, Trace
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from h1r.search import DeepConfConfig
     from h1r.text import Tokenizer
     from h1r.verify import LocalGrader
+    from h1r.verify.sandbox import Sandbox
 
 SETTINGS = "h1r.json"
 """Beside a checkpoint of ours: the DeepConf settings and sampling that suit its traces."""
@@ -51,16 +54,29 @@ def deepconf_of(folder: str | Path, **given: Any) -> DeepConfConfig:
     return config.build(chosen, DeepConfConfig, "deepconf")
 
 
-def grader(unsafe: bool = False) -> LocalGrader:
-    """A grader with the strongest sandbox that proves itself; unsafe: code runs even where none does."""
-    from h1r.verify import LocalGrader, sandbox
+SANDBOX = typer.Option(
+    "", "--sandbox", help="bwrap, native, landlock, runsc, docker:IMAGE, a URL; default: the strongest."
+)
+UNSAFE = typer.Option(False, "--unsafe-no-sandbox", help="Run model-written code even where no sandbox holds.")
 
-    return LocalGrader(sandbox.open(unsafe=True) if unsafe else None)
+
+def sandbox(name: str, unsafe: bool) -> Sandbox | None:
+    """The sandbox asked for on the command line; None: the strongest that proves itself, when code comes."""
+    from h1r.verify import sandbox as room
+
+    return room.open(name or None, unsafe=unsafe) if name or unsafe else None
 
 
-def scorer(unsafe: bool = False) -> Callable[[Problem, Trace], Score]:
+def grader(box: Sandbox | None = None) -> LocalGrader:
+    """A grader with this sandbox, or the strongest that proves itself."""
+    from h1r.verify import LocalGrader
+
+    return LocalGrader(box)
+
+
+def scorer() -> Callable[[Problem, Trace], Score]:
     """The same, one trace at a time."""
-    return grader(unsafe).score
+    return grader().score
 
 
 def answer_of(trace: Trace) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from h1r import log
 from h1r.errors import ConfigError, DataError, SandboxError
-from h1r.verify import code, math
+from h1r.verify import code, judges, math
 from h1r.verify.policy import Policy
 from h1r.verify.sandbox import Limits, Sandbox, default
 
@@ -28,6 +28,8 @@ def run_cases(
     grader: str = "fixed", workers: int | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Judge every case not yet in `out`; returns how many got each verdict, those of earlier runs included."""
+    if grader not in judges.GRADERS:
+        raise ConfigError(f"grader {grader!r}: there are {', '.join(judges.GRADERS)}")
     if kind not in KINDS:
         raise ConfigError(f"--kind {kind!r}: cases are of kind {' or '.join(KINDS)}")
     if not Path(path).exists():

@@ -30,7 +30,7 @@ class Sandbox:
     """A backend and its warm sessions, one per worker, started when first needed. Safe to use from many threads."""
 
     def __init__(self, backend: str, size: int | None = None) -> None:
-        self.backend, self.level = backend, LEVELS[backend]
+        self.backend, self.level = backend, LEVELS[backend.partition(":")[0]]
         self.size = size or max(1, os.cpu_count() or 1)
         self.idle: queue.LifoQueue[tuple[int, Session | None]] = queue.LifoQueue()
         for slot in range(self.size):
@@ -63,7 +63,8 @@ class Sandbox:
 
 
 def open(backend: str | None = None, *, unsafe: bool = False, size: int | None = None) -> Sandbox:
-    """The named backend, or the strongest that proves itself. landlock only by name; none only with unsafe=True.
+    """The named backend, or the strongest that proves itself. landlock, docker:IMAGE, podman:IMAGE, runsc and the URL of a
+    SandboxFusion server only by name; none only with unsafe=True.
 
     Raises SandboxError, saying what failed and what to do, when none proves itself.
     """
@@ -74,6 +75,10 @@ def open(backend: str | None = None, *, unsafe: bool = False, size: int | None =
             raise SandboxError("backend none isolates nothing: it needs --unsafe-no-sandbox")
         if backend == "none":
             return _keep(Sandbox("none", size))
+    if backend and backend.startswith(("http://", "https://")):
+        from h1r.verify.sandbox.fusion import Fusion
+
+        return Fusion(backend, size or 8)  # type: ignore[return-value]  # stands in for a Sandbox: session, level, close
     reasons = []
     for name in (backend,) if backend else ORDER:
         trouble = probe.trouble(name)

@@ -16,6 +16,6 @@ def trouble(backend: str) -> str:
         found = attacks.campaign(backend)
     except SandboxError as e:
         return str(e)
-    spared = attacks.ALLOWED_REDUCED if LEVELS[backend] == "reduced" else ()
+    spared = attacks.ALLOWED_REDUCED if LEVELS[backend.partition(":")[0]] == "reduced" else ()
     leaks = [f"{threat}: {what}" for threat, what in found.items() if what != "blocked" and threat not in spared]
     return "; ".join(leaks)

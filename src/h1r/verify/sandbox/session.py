@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -17,12 +19,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from h1r.errors import ConfigError, SandboxError
-from h1r.verify.sandbox import bwrap, native
+from h1r.verify.sandbox import bwrap, container, native
 
 START = 30.0  # seconds to start, on a busy machine
 GRACE = 15.0  # seconds beyond a test's own limit before the server counts as hung
 RECYCLE = 3000  # tests per session
-LEVELS = {"bwrap": "strong", "native": "strong", "landlock": "reduced", "none": "none"}
+LEVELS = {
+    "bwrap": "strong", "native": "strong", "docker": "strong", "podman": "strong", "runsc": "strong",
+    "landlock": "reduced", "none": "none",
+}  # fmt: skip
+NESTED = ("bwrap", "native")
+"""Backends that give every test namespaces of its own."""
+CONTAINERS = ("docker", "podman", "runsc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,45 +115,90 @@ def readable(python: Python) -> list[str]:
     return [p for p in paths if os.path.exists(p)]
 
 
+class Pipes:
+    """Two pipes with the manners of a socket, for servers in containers."""
+
+    def __init__(self, into: int, out_of: int) -> None:
+        self.into, self.out_of, self.timeout = into, out_of, START
+
+    def settimeout(self, seconds: float) -> None:
+        self.timeout = seconds
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            if not select.select([], [self.into], [], self.timeout)[1]:
+                raise TimeoutError("timed out")
+            view = view[os.write(self.into, view[:4096]) :]
+
+    def recv(self, count: int) -> bytes:
+        if not select.select([self.out_of], [], [], self.timeout)[0]:
+            raise TimeoutError("timed out")
+        return os.read(self.out_of, count)
+
+    def fileno(self) -> int:
+        return self.into
+
+    def close(self) -> None:
+        for fd in (self.into, self.out_of):
+            with suppress(OSError):
+                os.close(fd)
+        self.into = self.out_of = -1
+
+
 class Session:
     """One started sandbox. Not thread-safe: one user at a time."""
 
     def __init__(self, backend: str, slot: int = 0) -> None:
-        if backend not in LEVELS:
+        if backend.partition(":")[0] not in LEVELS:
             raise ConfigError(f"sandbox {backend!r} is unknown; there are {', '.join(LEVELS)}")
         self.backend, self.slot = backend, slot
         self.tests = 0
         self.started = time.monotonic()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the session)
-        self.channel, theirs = socket.socketpair()
+        self.folder = ""
+        self.channel: socket.socket | Pipes
         python = interpreter(world=backend in ("landlock", "none") and os.geteuid() == 0)
+        start: dict[str, Any] = {
+            "stderr": self.log, "env": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, "start_new_session": True, "cwd": "/"
+        }  # fmt: skip
         try:
-            self.process = subprocess.Popen(
-                self._command(python), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=self.log,
-                env={"PATH": "/usr/bin:/bin"},
-                start_new_session=True, cwd="/",
-            )  # fmt: skip
+            command = self._command(python)
+            if backend.partition(":")[0] in CONTAINERS:
+                start["env"] = dict(os.environ)  # where an engine's client finds its engine; nothing of it goes inside
+                self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **start)
+                assert self.process.stdin and self.process.stdout
+                self.channel = Pipes(os.dup(self.process.stdin.fileno()), os.dup(self.process.stdout.fileno()))
+                self.process.stdin.close()
+                self.process.stdout.close()
+            else:
+                self.channel, theirs = socket.socketpair()
+                with theirs:
+                    self.process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, **start)
         except OSError as e:
-            self.channel.close()
             self.log.close()
             raise SandboxError(f"sandbox {backend} would not start ({e})") from None
-        finally:
-            theirs.close()
         self.hello = self.request({"op": "hello"}, START)
-        if LEVELS[backend] == "strong" and not self.hello.get("nested"):
+        if backend in NESTED and not self.hello.get("nested"):
             self.close()
             raise SandboxError(f"sandbox {backend} starts, but may not give each test namespaces of its own")
 
     def _command(self, python: Python) -> list[str]:
         root = os.geteuid() == 0
         options = {
-            "nested": LEVELS[self.backend] == "strong",
+            "nested": self.backend in NESTED,
             "uid": _user(self.slot) if root else 0,
-            "readable": [*readable(python), "/proc", "/srv"] if LEVELS[self.backend] == "strong" else readable(python),
+            "readable": [*readable(python), "/proc", "/srv"] if self.backend in NESTED else readable(python),
             "site": sorted({os.path.dirname(p) for p in packages(python)}),
             "landlock": self.backend != "none",
             "seccomp": self.backend != "none",
         }
+        name = self.backend.partition(":")[0]
+        if name in CONTAINERS:
+            shown = readable(python) if name == "runsc" else container.VISIBLE
+            options |= {"readable": list(shown), "uid": 0, "lenient": name == "runsc"}
+            words, self.folder = container.command(self.backend, python.executable, shown, json.dumps(options))
+            return words
         if self.backend == "bwrap":
             return bwrap.command(python.executable, readable(python), json.dumps(options), root)
         return native.command(python.executable, json.dumps(options), walls=self.backend == "native")
@@ -213,6 +266,8 @@ class Session:
                     os.killpg(process.pid, 9)
                 process.wait()
         self.log.close()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _user(slot: int) -> int:

@@ -7,5 +7,7 @@ seccomp  the system calls a test may not make
 drive    Python candidates: as a program, as a function
 rpc      asserts: the candidate behind a link, and the tester that calls it
 official a candidate the way LiveCodeBench's grader runs it
+files    what comes with a program and what is wanted back
+remote   a call or asserts where only stdin and stdout reach the machine
 plain    values to JSON and back, rebuilt from exact builtin types
 """

@@ -54,7 +54,20 @@ def write(path: str, data: bytes) -> None:
     os.close(fd)
 
 
-def receive(channel: socket.socket) -> dict[str, Any] | None:
+class Pipes:
+    """Two pipes with the manners of a socket."""
+
+    def __init__(self, out_of: int, into: int) -> None:
+        self.out_of, self.into = out_of, into
+
+    def recv(self, count: int) -> bytes:
+        return os.read(self.out_of, count)
+
+    def sendall(self, data: bytes) -> None:
+        write_all(self.into, data)
+
+
+def receive(channel: socket.socket | Pipes) -> dict[str, Any] | None:
     head = _exactly(channel, 4)
     if head is None:
         return None
@@ -62,7 +75,7 @@ def receive(channel: socket.socket) -> dict[str, Any] | None:
     return None if body is None else json.loads(body)
 
 
-def _exactly(channel: socket.socket, count: int) -> bytes | None:
+def _exactly(channel: socket.socket | Pipes, count: int) -> bytes | None:
     data = bytearray()
     while len(data) < count:
         piece = channel.recv(min(1 << 20, count - len(data)))
@@ -72,6 +85,6 @@ def _exactly(channel: socket.socket, count: int) -> bytes | None:
     return bytes(data)
 
 
-def send(channel: socket.socket, message: dict[str, Any]) -> None:
+def send(channel: socket.socket | Pipes, message: dict[str, Any]) -> None:
     data = json.dumps(message).encode()
     channel.sendall(struct.pack("!I", len(data)) + data)
