@@ -2,6 +2,7 @@
 
     H1RError                     caught by the command line: one line, exit code 2
     ├── ConfigError              a recipe, option or config.json says something we cannot honour
+    │   └── ContextError         a prompt that does not fit the model's context, here or on a server
     ├── DataError                a file holds something we cannot read: names file, line and field
     ├── CheckpointError          weights that do not fit: names, shapes, a torn file
     ├── SandboxError             our sandbox failed (never the program inside it)
@@ -34,6 +35,10 @@ class CheckpointError(H1RError):
 
 class SandboxError(H1RError):
     """Our sandbox would not start or broke: the trace it judged is unscored."""
+
+
+class ContextError(ConfigError):
+    """A prompt that does not fit the model's context or the memory for it."""
 
 
 class EndpointError(H1RError):

@@ -64,6 +64,15 @@ def test_humaneval_solutions_pass_their_own_asserts_in_text_form():
     assert scope["has_close_elements"]([1.0, 1.1], 0.2) is True
 
 
+@pytest.mark.parametrize("name", ["tau2_telecom", "terminal_bench_hard"])
+def test_data_that_is_on_no_hub_says_so_too(name, tmp_path):
+    source = SUITES[name].source
+    with pytest.raises(DataError) as e:
+        SUITES[name].load(tmp_path)
+    for words in ("github.com/", source.licence, str(tmp_path / source.folder)):
+        assert words in str(e.value)
+
+
 @pytest.mark.parametrize("name", [n for n in SUITES if SUITES[n].source.hub])
 def test_missing_data_says_what_to_fetch_and_where(name, tmp_path):
     source = SUITES[name].source

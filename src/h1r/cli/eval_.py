@@ -17,7 +17,7 @@ from h1r.types import Score
 
 if TYPE_CHECKING:
     from h1r.cli.eval_plan import Task
-    from h1r.evals import Chain, Item, Result
+    from h1r.evals import Chain, Item, Result, Setting
     from h1r.evals.protocol import Protocol
     from h1r.search import DeepConfConfig
     from h1r.types import Problem, Prompt, SamplingParams, Trace
@@ -47,6 +47,9 @@ def eval_(
     seed: int = typer.Option(0),
     judge: str = typer.Option("", help="URL of an OpenAI-compatible server whose model judges free answers."),
     judge_name: str = typer.Option("", help="The judge's name on that server; it becomes part of the score."),
+    partner: str = typer.Option("", help="URL of the server whose model plays tau2's customer."),
+    partner_name: str = typer.Option("", "--partner-name", help="That model's name on its server."),
+    place: str = typer.Option("", "--terminal", help="Where terminal tasks run: docker, podman or sandbox."),
     deepconf: bool = typer.Option(False, "--deepconf", help="Vote by confidence over the samples; majority beside it."),
     online: int = typer.Option(0, help="With --deepconf: also think while generating, so many traces per problem."),
     keep: float | None = typer.Option(None, help="With --deepconf: share of traces confident enough to vote."),
@@ -64,18 +67,24 @@ def eval_(
         return
     if rest:
         raise ConfigError(f"eval {verb} {' '.join(rest)}: one model at a time, or one of {', '.join(VERBS)}")
+    from h1r.cli import eval_agent
     from h1r.cli.eval_plan import plan
 
     judged = _judge(judge, judge_name)
     changes = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-    followed, tasks, left = plan(suite, protocol, set_, verb, data_dir, limit, changes)
+    where = eval_agent.setting(partner, partner_name, place)
+    followed, tasks, left = plan(
+        suite, protocol, set_, verb, data_dir, limit, changes, partner=where.partner is not None
+    )
     for line in left:
         print(f"skipped  {line}")
     folder = Path(out or f"runs/eval/{Path(verb).name if '://' not in verb else name or 'server'}")
     search = {"keep_fraction": keep, "window": window}
     config = wire.deepconf_of(verb, budget=online, **search) if online else None
     box = wire.sandbox(sandbox, unsafe)
-    results = _run(followed, tasks, verb, folder, judged, seed=seed, name=name, dtype=dtype, box=box, think=config)
+    results = _run(
+        followed, tasks, verb, folder, judged, seed=seed, name=name, dtype=dtype, box=box, think=config, where=where
+    )
     _show(folder, results)
     if deepconf or online:
         from h1r.cli.eval_deepconf import show
@@ -86,12 +95,12 @@ def eval_(
 
 def _run(
     followed: Protocol, tasks: Sequence[Task], model: str, folder: Path, judge: Judge | None, *, seed: int, name: str,
-    dtype: str, box: Sandbox | None, think: DeepConfConfig | None = None,
+    dtype: str, box: Sandbox | None, think: DeepConfConfig | None = None, where: Setting | None = None,
 ) -> list[Result]:  # fmt: skip
     """Every task; the protocol, what was used and every deviation go to protocol.jsonl. think: also DeepConf online."""
     from h1r import log
-    from h1r.cli import eval_deepconf
-    from h1r.evals import protocol, scoring
+    from h1r.cli import eval_agent, eval_deepconf
+    from h1r.evals import Setting, protocol, scoring
 
     generate, prompt_of = _generator(model, name, dtype)
     grader, identity = wire.grader(box), _identity(model)
@@ -102,7 +111,8 @@ def _run(
         sampling = used.sampling(one, seed=seed)
         if task.about:
             print(f"{one.name}: {task.about}")
-        said = task.deviations(judge.name if judge else "")
+        where = where or Setting()
+        said = task.deviations(judge.name if judge else "", where.partner_name)
         for line in said:
             print(f"{one.name}: {line}")
         facts = {
@@ -112,8 +122,12 @@ def _run(
             "data": dict(task.data),
             "sampling": asdict(sampling),
             "judged_by": judge.name if judge else "",
+            "partner_was": where.partner_name if one.agent and one.agent.partner else "",
         }
         log.append(folder / PROTOCOL, protocol.record(followed, one.name, used, said, **facts))
+        if one.agent:
+            results.append(eval_agent.play(folder, task, generate, prompt_of, sampling, samples, identity, where))
+            continue
         score = scoring.scorer(grader.score, used, judge=judge.score if judge else None, sandbox=grader.sandbox)
         whole = evaluate(
             task.problems, generate, prompt_of, score, sampling, samples, folder, name=one.name, model=identity,
@@ -283,6 +297,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 def _rescore(rest: list[str], box: Sandbox | None) -> None:
     from h1r import data, evals
+    from h1r.cli.eval_agent import FILE as EPISODES
     from h1r.evals import SUITES, protocol, scoring
 
     if len(rest) != 1:
@@ -298,7 +313,10 @@ def _rescore(rest: list[str], box: Sandbox | None) -> None:
         judged = {i.key: Score(i.value, i.why, i.detail) for i in before if "judge" in i.detail}
         score = scoring.scorer(grader.score, terms, sandbox=grader.sandbox)
         chain = SUITES[name].chain if name in SUITES else None
-        if chain:
+        agent = SUITES[name].agent if name in SUITES else None
+        if agent:
+            items = list(evals.rescore_episodes(problems, agent, evals.Episodes(folder / f"{name}.{EPISODES}")))
+        elif chain:
             items = list(evals.rescore_chain(store, problems, chain, score))
         else:
             items = list(evals.rescore(store, problems, score, workers=2))

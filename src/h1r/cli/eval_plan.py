@@ -31,11 +31,12 @@ class Task:
     about: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
 
-    def deviations(self, judge: str) -> list[str]:
+    def deviations(self, judge: str, partner: str = "") -> list[str]:
         from h1r.evals import protocol
 
         return protocol.deviations(
-            self.published, self.used, problems=self.problems, expected=self.suite.expected, found=self.found, judge=judge
+            self.published, self.used, problems=self.problems, expected=self.suite.expected, found=self.found, judge=judge,
+            partner=partner if self.suite.agent and self.suite.agent.partner else None,
         )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def plan(
     data_dir: str | None,
     limit: int | None,
     changes: Mapping[str, Any],
+    partner: bool = False,
 ) -> tuple[Protocol, list[Task], list[str]]:
     """The protocol, its tasks, and why suites were left out. A suite asked for by name must have its data; of a whole
     protocol, those without are named and skipped. Raises ConfigError or DataError."""
@@ -63,6 +65,13 @@ def plan(
             if not whole:
                 raise ConfigError(unknown(name, SUITES))
             left.append(f"{name}: {printed.name} has it, `h1r eval` does not")
+            continue
+        needs = SUITES[name].agent
+        if needs is not None and needs.partner and not partner:
+            words = f"{name} needs a model that plays the customer: --partner URL --partner-name NAME"
+            if not whole:
+                raise ConfigError(words)
+            left.append(words)
             continue
         terms = protocols.terms_of(chosen, name) or protocols.Terms()
         used = protocols.changed(terms, **changes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ from typing import Any
 
 import httpx2
 
-from h1r.errors import EndpointError
+from h1r.errors import ContextError, EndpointError, H1RError
 
+TOO_LONG = re.compile(
+    r"context.{0,20}(?:length|window|exceed)|maximum context|max_model_len|context holds|too many tokens", re.I
+)
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 log = logging.getLogger(__name__)
@@ -52,7 +56,7 @@ def post(client: httpx2.Client, path: str, payload: Mapping[str, Any], patience:
             _pause(patience, attempt, last, response.headers.get("retry-after"), refusal(client, path, response), None)
             continue
         if response.status_code >= 400:
-            raise EndpointError(refusal(client, path, response))
+            raise _refused(refusal(client, path, response), response.status_code)
         try:
             return response.json()
         except ValueError:
@@ -75,7 +79,7 @@ def stream(
                     response.read()
                     words = refusal(client, path, response)
                     if response.status_code not in LATER or last:
-                        raise EndpointError(words)
+                        raise _refused(words, response.status_code)
                     retry_after = response.headers.get("retry-after")
                 else:
                     if attempt:
@@ -129,6 +133,12 @@ def refusal(client: httpx2.Client, path: str, response: httpx2.Response) -> str:
         said = response.text.strip()[:200]
     hint = "; give api_key=" if response.status_code in (401, 403) else ""
     return f"{_where(client, path)}: HTTP {response.status_code}: {said or 'no reason given'}{hint}"
+
+
+def _refused(words: str, status: int) -> H1RError:
+    """The error for a refusal: a full context is the conversation's doing, not the server's."""
+    full = status in (400, 413, 422) and TOO_LONG.search(words)
+    return ContextError(words) if full else EndpointError(words)
 
 
 def _message(answer: Any) -> str:

@@ -29,7 +29,7 @@ from h1r.engine.runner import PAGED, SLOTTED, Runner, new_cache
 from h1r.engine.sampler import Draws, Forms, Sampler, key
 from h1r.engine.scheduler import Scheduler
 from h1r.engine.thinking import Marks, begin
-from h1r.errors import CheckpointError, ConfigError
+from h1r.errors import CheckpointError, ConfigError, ContextError
 from h1r.types import Prompt, SamplingParams, StopReason, Watch
 
 logger = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class Engine:
         room = min(self.context, self.memory.capacity) - len(ids)
         if room < 1:
             which = "context" if self.context <= self.memory.capacity else "cache memory (raise memory_bytes)"
-            raise ConfigError(
+            raise ContextError(
                 f"the prompt has {len(ids)} tokens, the {which} holds {room + len(ids)}: shorten the prompt"
             )
         return int(min(sampling.max_tokens, room))

@@ -7,6 +7,7 @@ scorer, the generator and the template are arguments, so any model and any verif
 
 from h1r.evals import figures, lab, protocol, scoring, statistics
 from h1r.evals.chain import Chain, rescore_chain, run_chain
+from h1r.evals.episodes import Episodes, Setting, rescore_episodes, run_episodes
 from h1r.evals.published import GROUP_MEANS, GROUPS, PUBLISHED, group_mean
 from h1r.evals.results import Comparison, Item, Result, by, compare, groups, load, result, save
 from h1r.evals.run import as_prompt, rescore, run
@@ -23,10 +24,12 @@ __all__ = [
     "SUITES",
     "Chain",
     "Comparison",
+    "Episodes",
     "Interval",
     "Item",
     "Paired",
     "Result",
+    "Setting",
     "Store",
     "Suite",
     "as_prompt",
@@ -44,10 +47,12 @@ __all__ = [
     "protocol",
     "rescore",
     "rescore_chain",
+    "rescore_episodes",
     "result",
     "rows",
     "run",
     "run_chain",
+    "run_episodes",
     "sample_key",
     "save",
     "scoring",

@@ -33,6 +33,7 @@ class Terms:
     extractor  chain: every pattern in its order; strict: only an answer in the form asked for counts
     grader     fixed or official: how programs and instructions are compared; None: the verifier's own choice
     judge      the language model that decides where no program can; "" none
+    partner    the language model that plays somebody (tau2's customer); "" none
     options    of the suite: a window of contests, a length
     note       what the source leaves to the reader
     """
@@ -48,6 +49,7 @@ class Terms:
     extractor: str = "chain"
     grader: str | None = None
     judge: str = ""
+    partner: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -124,11 +126,12 @@ def deviations(
     expected: int = 0,
     found: int | None = None,
     judge: str = "",
+    partner: str | None = None,
 ) -> list[str]:
     """Every way in which a run departs from its protocol, one phrase each.
 
     problems: those asked; found: how many the data hold (more than asked: a limit); expected: the whole benchmark's.
-    judge: the judge that was there, "" for none.
+    judge: the judge that was there, "" for none; partner: the model that played somebody, None where nobody is played.
     """
     if published is None:
         return ["not part of the protocol: the suite's own settings"]
@@ -150,6 +153,8 @@ def deviations(
         said.append(f"the first {len(problems)} of {whole} problems")
     if expected and whole != expected:
         said.append(f"the data hold {whole} of {expected} problems")
+    if partner is not None and published.partner and partner != published.partner:
+        said.append(f"the customer played by {partner or 'nobody'} instead of {published.partner}")
     return said + _judged(published.judge, judge, sum(p.kind == "judge" for p in problems))
 
 

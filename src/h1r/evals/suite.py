@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from h1r.data.readers import records
 from h1r.errors import ConfigError, DataError
 from h1r.evals.chain import Chain
+from h1r.evals.episodes import Agent
 from h1r.evals.results import Item, Result, result
 from h1r.types import Message, Problem, SamplingParams
 
@@ -44,6 +45,7 @@ class Suite:
     make      (suite, data folder, prompt, options) -> problems, where a row is not a problem; `read` is then unused
     about     what the problems at hand are, in words, where a name alone does not say it
     chain     how later problems depend on what was written for earlier ones
+    agent     how a problem is played over many turns and scored, where it is
     views     other figures from the same items: name -> (problems, items) -> the items that count
     """
 
@@ -62,6 +64,7 @@ class Suite:
     make: Callable[[Suite, Path, str, Mapping[str, Any]], list[Problem]] | None = None
     about: Callable[[Sequence[Problem], Mapping[str, Any]], str] | None = None
     chain: Chain | None = None
+    agent: Agent | None = None
     views: Mapping[str, Callable[[Sequence[Problem], Sequence[Item]], list[Item]]] = field(default_factory=dict)
 
     def load(
@@ -116,7 +119,8 @@ class Suite:
         s = self.source
         gate = " (gated: accept its terms on its page first)" if s.gated else ""
         if s.how:
-            return f"{self.name}: no data under {data_dir}, looked for {', '.join(s.patterns)}; {s.how}"
+            where = f"{data_dir / s.folder} (licence {s.licence})"
+            return f"{self.name}: no data under {data_dir}, looked for {', '.join(s.patterns)}; into {where}: {s.how}"
         return (
             f"{self.name}: no data under {data_dir}, looked for {', '.join(s.patterns)}; "
             f"fetch the dataset {s.hub}, licence {s.licence}{gate}: "

@@ -21,6 +21,8 @@ from h1r.evals.suites import (
     mmlu_pro,
     quickstart,
     scicode,
+    tau2_telecom,
+    terminal_bench_hard,
 )
 
 SUITES: Mapping[str, Suite] = {
@@ -42,6 +44,8 @@ SUITES: Mapping[str, Suite] = {
         hle.SUITE,
         livecodebench.SUITE,
         scicode.SUITE,
+        tau2_telecom.SUITE,
+        terminal_bench_hard.SUITE,
         long_context.SUITE,
     )
 }
