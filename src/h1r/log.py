@@ -121,3 +121,5 @@ def handlers(verbose: bool = False) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
     )
+    for chatty in ("httpx2", "httpcore2"):  # a line per request
+        logging.getLogger(chatty).setLevel(logging.DEBUG if verbose else logging.WARNING)

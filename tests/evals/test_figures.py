@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from h1r import evals
 from h1r.evals import Item, Result, compare, figures, result
 from h1r.report import Section, page
 from h1r.types import Problem, Prompt, StopReason, Trace
@@ -71,3 +72,22 @@ def test_token_ratio():
     full = np.arange(1.0, 101)
     got = figures.tokens_ratio(full * 0.6, full)
     assert got.value == pytest.approx(60) and got.low == pytest.approx(60)
+
+
+def test_lengths_flips_and_group_means_on_the_page():
+    def made(problem, sample, value, tokens):
+        return Item(problem=problem, sample=sample, key=f"{problem}/{sample}", value=value, why="", outcome="correct",
+                    tokens=tokens, stop="stop", domain="d")  # fmt: skip
+
+    before = [made("a", 0, 0.0, 10), made("a", 1, 1.0, 20), made("b", 0, 1.0, 30), made("c", 0, 1.0, 5)]
+    after = [made("a", 0, 1.0, 10), made("a", 1, 1.0, 20), made("b", 0, 0.0, 30), made("c", 0, 1.0, 5)]
+    changed = evals.flips(before, after)
+    assert [(f.problem, f.before, f.after) for f in changed] == [("b", 1.0, 0.0), ("a", 0.5, 1.0)]
+    table = str(figures.flip_table(changed, ["one", "two"]))
+    assert "-100" in table and "+50" in table
+    chart = str(figures.lengths(evals.result("s", before)))
+    assert "correct (3)" in chart and "not correct (1)" in chart
+    math = [evals.result(n, before) for n in evals.GROUPS["math"]]
+    whole = str(figures.published_table(math))
+    assert "mean: math" in whole and "73.96" in whole and "tau2_telecom" in whole
+    assert evals.group_score(math, "math").value == pytest.approx((0.5 + 1 + 1) / 3)

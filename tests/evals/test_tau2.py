@@ -279,11 +279,23 @@ def test_the_suite_plays_stores_rescores_and_continues(tmp_path):
     assert kept == item and not agent.lines and not customer.lines
     assert [i.value for i in rescore_episodes([problem], suite.agent, again)] == [1.0]
 
+    other = next(p for p in suite.load(SHARED) if "airplane_mode_on" in p.id)
+    assert other.messages == problem.messages  # and yet another episode
+    customer_ = Script(trace("Anything?"), trace("###STOP###"))
+    (second,) = run_episodes(
+        [other],
+        suite.agent,
+        Setting(partner=customer_, partner_name="c"),
+        again,
+        **(how | {"write": Script(trace("Hm."))}),
+    )
+    assert second.key != item.key and second.value == 0.0 and len(again.records) == 2
+
     def dead(*_):
         raise EndpointError("the server is gone")
 
     (lost,) = run_episodes([problem], suite.agent, Setting(partner=dead, partner_name="d"), again, **how)
-    assert lost.value is None and lost.outcome == "unscored" and len(again.records) == 1
+    assert lost.value is None and lost.outcome == "unscored" and len(again.records) == 2
     (alone,) = run_episodes([problem], suite.agent, Setting(), Episodes(tmp_path / "f.jsonl"), **how)
     assert alone.value is None and "--partner" in alone.why
     with pytest.raises(ConfigError, match="needs a model"):

@@ -17,12 +17,15 @@ def doctor(
         False, "--sandbox", help="Run the attack set against every sandbox this machine offers."
     ),
     recipe: str | None = typer.Option(None, "--recipe", help="Preflight of an SFT recipe instead of a checkpoint."),
+    backend: list[str] = typer.Option(
+        [], "--backend", help="With --sandbox: also docker:IMAGE, podman:IMAGE or runsc."
+    ),
     as_json: bool = typer.Option(False, "--json"),
 ) -> None:
     """Self-test of a checkpoint: multipliers, parity, stop ids, template, engine against trainer, sandbox level. Exit code 1
     when something failed."""
     if sandbox:
-        _attacks(as_json)
+        _attacks(as_json, backend)
         return
     if recipe is None and model is None:
         raise ConfigError("doctor needs a checkpoint folder, or --sandbox, or --recipe NAME")
@@ -68,15 +71,29 @@ def _preflight(name: str):  # type: ignore[no-untyped-def]
     )
 
 
-def _attacks(as_json: bool) -> None:
-    """The matrix of threats and backends."""
+def _attacks(as_json: bool, named: list[str]) -> None:
+    """The matrix of threats and backends. Exit code 1 when no backend that code would run in by default holds."""
     from h1r.evals import plain
-    from h1r.verify.sandbox import attacks
+    from h1r.verify.sandbox import LEVELS, ORDER, attacks
 
-    matrix = attacks.matrix()
+    backends = list(dict.fromkeys([*attacks.offered(), *named]))
+    matrix, facts = attacks.matrix(backends), attacks.machine()
+    held = [b for b in backends if all(row[b] == "blocked" for row in matrix.values())]
     if as_json:
-        print(json.dumps(matrix))
-        return
-    backends = list(matrix)
-    threats = list(dict.fromkeys(t for row in matrix.values() for t in row))
-    print(plain([["threat", *backends], *[[t, *[str(matrix[b].get(t, "-")) for b in backends]] for t in threats]]))
+        print(json.dumps({"machine": facts, "matrix": matrix, "holds": held}))
+    else:
+        for name, value in facts.items():
+            print(f"{name}: {value}")
+        lost = {b: next(iter(matrix.values()))[b] for b in backends}
+        lost = {b: why for b, why in lost.items() if why.startswith("unavailable")}
+        shown = [b for b in backends if b not in lost]
+        levels = ["level", *[LEVELS[b.partition(":")[0]] for b in shown]]
+        print(plain([["threat", *shown], levels, *[[t, *[row[b] for b in shown]] for t, row in matrix.items()]]))
+        for backend, why in lost.items():
+            print(f"{backend}: {why}")
+        first = next((b for b in ORDER if b in held), "")
+        print(
+            f"code runs in: {first}" if first else "no sandbox holds here: install bubblewrap or allow user namespaces"
+        )
+    if not any(b in held for b in ORDER):
+        raise typer.Exit(1)

@@ -33,7 +33,7 @@ BATCH = 256  # traces asked for at once: what an interrupted run can lose
 
 def eval_(
     what: list[str] = typer.Argument(
-        ..., help="MODEL (folder, Hub id or URL); or: report RUN; compare RUN_A RUN_B; rescore RUN."
+        ..., help="MODEL (folder, Hub id or URL); or: report RUN [OTHER]; compare RUN_A RUN_B; rescore RUN."
     ),
     suite: str = typer.Option("", help="Suites, separated by commas; default: the protocol's, else quickstart."),
     protocol: str | None = typer.Option(None, help="falcon-h1r, artificial-analysis, matharena, official, or a file."),
@@ -117,6 +117,7 @@ def _run(
             print(f"{one.name}: {line}")
         facts = {
             "model": identity,
+            "model_at": model if Path(model).is_dir() else "",
             "samples": samples,
             "about": task.about,
             "data": dict(task.data),
@@ -333,11 +334,18 @@ def _kept(item: Item, score: Score) -> Item:
 
 
 def _report(rest: list[str], box: Sandbox | None) -> None:
-    from h1r.cli.eval_report import write
+    from h1r.cli.eval_report import write, write_difference
 
-    if len(rest) != 1:
-        raise ConfigError("eval report needs one run folder: h1r eval report RUN")
-    print(write(Path(rest[0]), loaded(rest[0]), protocols(Path(rest[0]))))
+    if len(rest) not in (1, 2):
+        raise ConfigError("eval report needs one run folder, or two to compare: h1r eval report RUN [OTHER]")
+    runs = [(Path(run), loaded(run), protocols(Path(run))) for run in rest]
+    if len(runs) == 1:
+        print(write(*runs[0]))
+        return
+    (_, a, told), (_, b, other) = runs
+    if not a.keys() & b.keys():
+        raise DataError(f"{rest[0]} and {rest[1]} share no suite: {', '.join(a)} against {', '.join(b)}")
+    print(write_difference(runs, lambda suite: _differences(told.get(suite, {}), other.get(suite, {}))))
 
 
 VERBS: Mapping[str, Callable[[list[str], Sandbox | None], None]] = {

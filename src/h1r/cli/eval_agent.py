@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h1r.errors import ConfigError
+from h1r.errors import ConfigError, ContextError, EndpointError
 
 if TYPE_CHECKING:
     from h1r.cli.eval_plan import Task
@@ -38,7 +38,10 @@ def setting(url: str, name: str, place: str) -> Setting:
     greedy = SamplingParams(temperature=0.0, max_tokens=4096)
 
     def respond(messages: Sequence[Message], tools: Sequence[Any]) -> Trace:
-        return server.generate([Prompt(messages=tuple(messages), tools=tuple(tools))], greedy)[0][0]
+        try:
+            return server.generate([Prompt(messages=tuple(messages), tools=tuple(tools))], greedy)[0][0]
+        except ContextError as e:  # the partner's limit is not the fault of the model that is measured
+            raise EndpointError(f"the partner {name}: {e}") from None
 
     return Setting(partner=respond, partner_name=name, place=place)
 

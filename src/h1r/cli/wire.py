@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -93,10 +94,15 @@ def answer_of(trace: Trace) -> str | None:
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two votes are one answer: equal text, or equal mathematics."""
+    """Whether two votes are one answer: equal text, or equal mathematics. Asked once per pair."""
+    return a == b or _same(min(a, b), max(a, b))
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _same(a: str, b: str) -> bool:
     from h1r.verify import compare
 
-    return a == b or compare(a, b).correct
+    return compare(a, b).correct
 
 
 def prompt_of(tokenizer: Tokenizer) -> Callable[[Problem], Prompt]:

@@ -9,7 +9,7 @@ from h1r.evals import figures, lab, protocol, scoring, statistics
 from h1r.evals.chain import Chain, rescore_chain, run_chain
 from h1r.evals.episodes import Episodes, Setting, rescore_episodes, run_episodes
 from h1r.evals.published import GROUP_MEANS, GROUPS, PUBLISHED, group_mean
-from h1r.evals.results import Comparison, Item, Result, by, compare, groups, load, result, save
+from h1r.evals.results import Comparison, Flip, Item, Result, by, compare, flips, groups, load, result, save
 from h1r.evals.run import as_prompt, rescore, run
 from h1r.evals.statistics import Interval, Paired
 from h1r.evals.store import Store, sample_key
@@ -25,6 +25,7 @@ __all__ = [
     "Chain",
     "Comparison",
     "Episodes",
+    "Flip",
     "Interval",
     "Item",
     "Paired",
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "comparison_rows",
     "figures",
+    "flips",
     "group_mean",
     "group_score",
     "groups",

@@ -100,10 +100,10 @@ def run_episodes(
 
     write: one turn, (messages, tools, sampling) -> Trace. Turns of an episode draw from seeds of its own.
     """
-    asked = f"{setting.partner_name} {setting.place}".strip()
 
     def one(job: tuple[Problem, int]) -> Item:
         problem, index = job
+        asked = " ".join([problem.id, setting.partner_name, setting.place])  # tasks may all begin with the same words
         prompt = Prompt(messages=problem.messages, tools=problem.tools, text=asked)
         key = sample_key(model, prompt, sampling, index)
         episode = episodes.get(key)

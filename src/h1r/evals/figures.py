@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from h1r.evals import statistics
+from h1r.evals.episodes import Episode
 from h1r.evals.lab import interval_of
-from h1r.evals.published import GROUPS, PUBLISHED
-from h1r.evals.results import OUTCOMES, Comparison, Item, Result, Stratum, by, compare, groups
+from h1r.evals.published import GROUPS, PUBLISHED, group_mean
+from h1r.evals.results import OUTCOMES, Comparison, Flip, Item, Result, Stratum, by, compare, groups
 from h1r.evals.statistics import Interval
-from h1r.evals.tables import percent, verdict
+from h1r.evals.tables import group_score, percent, verdict
 from h1r.report import Cell, Estimate, Html, Sample, Series, bars, points, stacks, table
 from h1r.types import Problem, Trace
 
@@ -46,11 +47,23 @@ def published_table(results: Sequence[Result], name: str = "this run") -> Html:
     """The published models' scores by group, and this run's where it has them."""
     found = {r.name: r for r in results}
     rows: list[list[Cell]] = []
-    for benchmark in (n for names in GROUPS.values() for n in names):
-        ours = estimate(found[benchmark].average) if benchmark in found else None
-        rows.append([benchmark, ours, *[f"{scores[benchmark]:.1f}" for scores in PUBLISHED.values()]])
+    means: list[int] = []
+    listed = {n for names in GROUPS.values() for n in names}
+    for group, names in GROUPS.items():
+        extra = [n for n in PUBLISHED[next(iter(PUBLISHED))] if n not in listed and group == "code & agentic"]
+        for benchmark in (*names, *extra):
+            ours = estimate(found[benchmark].average) if benchmark in found else None
+            rows.append([benchmark, ours, *[f"{scores[benchmark]:.1f}" for scores in PUBLISHED.values()]])
+        mean = group_score(results, group)
+        theirs = [group_mean(scores, group) for scores in PUBLISHED.values()]
+        means.append(len(rows))
+        rows.append([f"mean: {group}", estimate(mean) if mean else None, *[f"{m:.2f}" if m else None for m in theirs]])
+    foot = (
+        "arXiv:2601.02346. A group's mean is printed when every suite of it was run; "
+        f"code & agentic is the mean of {', '.join(GROUPS['code & agentic'])}."
+    )
     return table(
-        ["Benchmark", name, *PUBLISHED], rows, caption="Beside the published table, percent", foot="arXiv:2601.02346."
+        ["Benchmark", name, *PUBLISHED], rows, caption="Beside the published table, percent", foot=foot, strong=means
     )
 
 
@@ -141,6 +154,67 @@ def pass_counts(results: Sequence[Result], *, title: str = "How often a problem 
         counted.append((sum(m == 0 for m in means), sum(0 < m < 1 for m in means), sum(m == 1 for m in means)))
     parts = [(name, [c[i] for c in counted]) for i, name in ((2, "always"), (1, "sometimes"), (0, "never"))]
     return stacks([r.name for r in results], parts, title=title, colours=["good", "c4", "mute"])
+
+
+def lengths(r: Result, *, points_drawn: int = 24) -> Html:
+    """How long right and wrong samples are: the share of each that has at most so many tokens."""
+    curves = []
+    for name, colour, own in (
+        ("correct", 2, [i.tokens for i in r.items if i.value == 1.0]),
+        ("not correct", 1, [i.tokens for i in r.items if i.value is not None and i.value < 1.0]),
+    ):
+        if own:
+            shares = [k / (points_drawn - 1) for k in range(points_drawn)]
+            ordered = sorted(own)
+            at = [max(1.0, float(ordered[min(len(ordered) - 1, int(s * (len(ordered) - 1)))])) for s in shares]
+            curves.append(Series(name=f"{name} ({len(own)})", x=at, y=[100 * s for s in shares], colour=colour))
+    return points(
+        curves,
+        title=f"{r.name}: lengths",
+        x_label="tokens of a sample",
+        y_label="samples up to this length, %",
+        log_x=True,
+    )
+
+
+def flip_table(changed: Sequence[Flip], names: Sequence[str], *, more: int = 0) -> Html:
+    """Problems whose mean changed, the largest changes first."""
+    rows: list[list[Cell]] = [
+        [
+            f.problem,
+            f.domain or None,
+            f"{percent(f.before)} %",
+            f"{percent(f.after)} %",
+            f"{100 * (f.after - f.before):+.0f}",
+        ]
+        for f in changed
+    ]
+    foot = f"{more} more that changed less." if more else "All problems whose mean over samples changed."
+    columns = ["Problem", "Domain", names[0], names[1], "Change"]
+    return table(columns, rows, caption="Problems that changed", foot=foot)
+
+
+def episode_sample(problem: Problem, item: Item, episode: Episode, *, stage: str = "") -> Sample:
+    """An episode for the browser: the whole conversation, who said what."""
+    lines = []
+    for m in episode.messages:
+        who = str(m.get("who") or m.get("role"))
+        calls = "".join(f"\n{c['function']['name']}({c['function']['arguments']})" for c in m.get("tool_calls") or ())
+        lines.append(f"[{who}] {m.get('content') or ''}{calls}".strip())
+    first = problem.meta.get("task", {})
+    scenario = first.get("user_scenario", {}).get("instructions", {}) if isinstance(first, Mapping) else {}
+    asked = scenario.get("reason_for_call") if isinstance(scenario, Mapping) else None
+    return Sample(
+        id=f"{problem.id} #{item.sample}",
+        question=str(asked or problem.messages[-1]["content"]),
+        verdict="unscored" if item.value is None else "correct" if item.value == 1.0 else "incorrect",
+        why=item.why,
+        content="\n\n".join(lines),
+        stage=stage,
+        domain=problem.domain,
+        stop=episode.ended,
+        facts=(("turns", str(episode.turns)), ("tokens", str(episode.tokens)), ("outcome", item.outcome)),
+    )
 
 
 def sample(problem: Problem, item: Item, trace: Trace, *, pieces: Sequence[str] = (), stage: str = "") -> Sample:

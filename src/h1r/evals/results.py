@@ -154,6 +154,8 @@ def second_verdict(items: Iterable[Item], key: str) -> list[Item]:
             right = bool(told[str(i.detail["mode"])])
             missed = "wrong" if i.outcome == "correct" else i.outcome
             out.append(replace(i, value=float(right), outcome="correct" if right else missed))
+        elif i.value == 0.0:  # nothing to judge (no reply, no program): wrong by either verdict
+            out.append(i)
     return out
 
 
@@ -179,6 +181,26 @@ def compare(a: Sequence[Item], b: Sequence[Item], keys: Sequence[str] = ("domain
                 found.append((key, name, statistics.paired(one, other)))
     adjusted = statistics.holm([p.p for _, _, p in found])
     return Comparison(whole, tuple(Stratum(k, n, p, q) for (k, n, p), q in zip(found, adjusted)))
+
+
+class Flip(NamedTuple):
+    """A problem whose mean over samples is another in a second run."""
+
+    problem: str
+    domain: str
+    before: float
+    after: float
+
+
+def flips(a: Sequence[Item], b: Sequence[Item]) -> list[Flip]:
+    """Problems of both runs whose mean changed, the largest change first."""
+    before, after = groups(a), groups(b)
+    domains = {i.problem: i.domain for i in a}
+    means = [
+        Flip(p, domains[p], sum(before[p]) / len(before[p]), sum(after[p]) / len(after[p]))
+        for p in before.keys() & after.keys()
+    ]
+    return sorted((f for f in means if f.before != f.after), key=lambda f: (-abs(f.after - f.before), f.problem))
 
 
 def save(path: str | Path, items: Iterable[Item]) -> None:

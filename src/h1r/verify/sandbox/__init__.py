@@ -108,4 +108,4 @@ def default() -> Sandbox:
     return _of(os.getpid())
 
 
-__all__ = ["LEVELS", "Limits", "Result", "Sandbox", "Session", "default", "open"]
+__all__ = ["LEVELS", "ORDER", "Limits", "Result", "Sandbox", "Session", "default", "open"]

@@ -190,6 +190,11 @@ def matrix(backends: Sequence[str] = ("bwrap", "native", "landlock")) -> dict[st
     return {threat: {b: columns[b][threat] for b in columns} for threat in ATTACKS}
 
 
+def offered() -> list[str]:
+    """Backends of this machine that the matrix shows unasked; docker and podman need an image, so they are named."""
+    return ["bwrap", "native", "landlock", *(["runsc"] if shutil.which("runsc") else [])]
+
+
 def machine() -> dict[str, str]:
     """What the matrix was measured on."""
     from h1r.verify.sandbox.inside import jail
