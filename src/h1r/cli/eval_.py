@@ -51,6 +51,9 @@ def eval_(
     partner_name: str = typer.Option("", "--partner-name", help="That model's name on its server."),
     place: str = typer.Option("", "--terminal", help="Where terminal tasks run: docker, podman or sandbox."),
     deepconf: bool = typer.Option(False, "--deepconf", help="Vote by confidence over the samples; majority beside it."),
+    strings: bool = typer.Option(
+        False, "--strings", help="With --deepconf: 1/2 and 0.5 are two candidates, as in the released code."
+    ),
     online: int = typer.Option(0, help="With --deepconf: also think while generating, so many traces per problem."),
     keep: float | None = typer.Option(None, help="With --deepconf: share of traces confident enough to vote."),
     window: int | None = typer.Option(None, help="With --deepconf: tokens of the confidence window."),
@@ -89,7 +92,7 @@ def eval_(
     if deepconf or online:
         from h1r.cli.eval_deepconf import show
 
-        show(folder, verb, **search)
+        show(folder, verb, strings, **search)
     print(f"\n{folder}: generations.jsonl, scores; `h1r eval report {folder}` makes a page")
 
 

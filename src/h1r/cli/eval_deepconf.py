@@ -19,14 +19,14 @@ FILE = "deepconf.jsonl"
 """In a run's folder: per suite the votes and the replayed settings; the latest counts."""
 
 
-def show(folder: Path, model: str, **given: Any) -> None:
+def show(folder: Path, model: str, strings: bool = False, **given: Any) -> None:
     """Vote on every suite of the run that can vote; print a table each and write the figures down."""
     from h1r import data, evals, log
     from h1r.cli.eval_ import loaded
     from h1r.evals import lab
 
     store = evals.Store(folder / "generations.jsonl")
-    config = wire.deepconf_of(model, **given)
+    config, same = wire.deepconf_of(model, **given), None if strings else wire.same
     for name, items in loaded(str(folder)).items():
         pools = lab.gather(list(data.read(folder / f"{name}.problems.jsonl")), items, store, answer_of)
         if not pools:
@@ -36,8 +36,8 @@ def show(folder: Path, model: str, **given: Any) -> None:
             print(f"{name}: the store holds no confidences (the server gave no log-probabilities): majority only")
         size = len(pools[0].traces)
         ran = folder / f"{name}.{ONLINE}"
-        rows = lab.votes(pools, config, wire.same) + (lab.thought(list(log.read(ran))) if ran.is_file() else [])
-        front = lab.pareto(pools, lab.grid(size, config), wire.same) if lab.confident(pools) else []
+        rows = lab.votes(pools, config, same) + (lab.thought(list(log.read(ran))) if ran.is_file() else [])
+        front = lab.pareto(pools, lab.grid(size, config), same) if lab.confident(pools) else []
         told = lab.record_of(name, rows, front)
         log.append(folder / FILE, told)
         print("\n" + evals.plain(lab.table_rows(told)))

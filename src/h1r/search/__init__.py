@@ -7,6 +7,7 @@
 Works on any `generate` (types.Generator); which answers count as equal is an argument.
 """
 
+from h1r.search import parity
 from h1r.search.confidence import Stats, bar_of, groups, slide, statistics, token_confidence
 from h1r.search.deepconf import DeepConfConfig, DeepConfResult, DeepConfWatch, Window, offline, online
 from h1r.search.replay import Outcome, Point, Record, record, replay, sweep
@@ -27,6 +28,7 @@ __all__ = [
     "groups",
     "offline",
     "online",
+    "parity",
     "record",
     "replay",
     "slide",
