@@ -150,3 +150,24 @@ def test_ctrl_c_says_what_is_kept(tmp_path):
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "goes on from the last checkpoint" in said and "Traceback" not in said, said
+
+
+def test_pass_hat_k_is_told_of_suites_that_an_agent_plays():
+    from h1r.cli.eval_ import reliability
+    from h1r.evals import result
+    from h1r.evals.results import Item
+
+    def item(problem, sample, value):
+        outcome = "correct" if value else "wrong"
+        key = f"{problem}{sample}"
+        return Item(
+            problem=problem, sample=sample, key=key, value=value, why="", outcome=outcome, tokens=1, stop="stop"
+        )
+
+    values = {"a": (1.0, 1.0), "b": (1.0, 0.0), "c": (0.0, 0.0), "d": (1.0, 1.0)}
+    items = [item(p, i, v) for p, both in values.items() for i, v in enumerate(both)]
+    line = reliability(result("tau2_telecom", items, group="code & agentic"))
+    assert "pass^1 62.5%" in line and "pass^2 50.0%" in line and "pass^3" not in line
+    assert reliability(result("gsm8k", items)) == ""
+    alone = reliability(result("tau2_telecom", [*items, item("e", 0, 1.0), item("e", 1, None)]))
+    assert alone == ""

@@ -154,10 +154,30 @@ def _show(folder: Path, results: Sequence[Result]) -> None:
         if known:
             error = statistics.calibration([c for c, _ in known], [v for _, v in known])
             print(f"{r.name}: calibration error {error:.1%} over {len(known)} answers with a stated confidence")
+        if line := reliability(r):
+            print(line)
     for told in protocols(folder).values():
         said = "; ".join(told["deviations"]) or "as published"
         judge = f", judge {told['judged_by']}" if told["judged_by"] else ""
         print(f"{told['suite']}: protocol {told['protocol']}{judge}: {said}")
+
+
+def reliability(result: Result) -> str:
+    """pass^k of a suite that an agent plays, one line, for each k up to its scored samples; "" for other suites."""
+    from h1r.evals import SUITES, statistics
+
+    if result.name not in SUITES or SUITES[result.name].agent is None:
+        return ""
+    groups: dict[str, list[float]] = {}
+    for item in result.items:
+        if item.value is not None:
+            groups.setdefault(item.problem, []).append(item.value)
+    most = min(map(len, groups.values()), default=0)
+    found = (
+        [(k, statistics.pass_k(list(groups.values()), k, every=True)) for k in range(1, most + 1)] if most > 1 else []
+    )
+    told = ", ".join(f"pass^{k} {at.value:.1%} [{at.low:.1%}, {at.high:.1%}]" for k, at in found)
+    return f"{result.name}: {told}" if told else ""
 
 
 def protocols(folder: Path) -> dict[str, dict[str, Any]]:

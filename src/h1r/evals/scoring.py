@@ -70,7 +70,8 @@ def lacks(modules: tuple[str, ...], sandbox: Sandbox | None) -> str:
     if grade.passed:
         return ""
     python = interpreter().executable
-    return f"the sandbox's Python lacks {', '.join(modules)} ({grade.why}); install them into {python} itself"
+    cure = f"pip install 'open-h1r[scicode]' beside h1r, or into {python}"
+    return f"the sandbox's Python lacks {', '.join(modules)} ({grade.why}); {cure}"
 
 
 def assembled(problem: Problem, trace: Trace) -> Trace:
