@@ -171,3 +171,27 @@ def test_pass_hat_k_is_told_of_suites_that_an_agent_plays():
     assert reliability(result("gsm8k", items)) == ""
     alone = reliability(result("tau2_telecom", [*items, item("e", 0, 1.0), item("e", 1, None)]))
     assert alone == ""
+
+
+def test_contamination_is_found_by_statements_and_by_their_hashes_alone(tmp_path):
+    first = h1r("data", "make", "-o", "bench.jsonl", "--count", "20", "--split", "held_out", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    clean = h1r("data", "make", "-o", "train.jsonl", "--count", "20", "--seed", "5", cwd=tmp_path)
+    assert clean.returncode == 0, clean.stderr
+    rows = (tmp_path / "bench.jsonl").read_text().splitlines()
+    leaked = (tmp_path / "train.jsonl").read_text() + "\n".join(rows[:3]) + "\n"
+    (tmp_path / "train.jsonl").write_text(leaked)
+
+    made = h1r("data", "hashes", "--against", "bench.jsonl", "--out", "index.jsonl", "--salt", "s", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    written = (tmp_path / "index.jsonl").read_text()
+    statement = json.loads(rows[0])["messages"][-1]["content"]
+    assert statement not in written
+
+    for against in (("--against", "bench.jsonl"), ("--hashes", "index.jsonl")):
+        told = h1r("data", "contamination", "train.jsonl", *against, "--out", "hits.jsonl", cwd=tmp_path)
+        assert told.returncode == 0, told.stderr
+        assert "of 20 statements" in told.stdout
+        hits = [json.loads(line) for line in (tmp_path / "hits.jsonl").read_text().splitlines()]
+        assert sorted(hit["item"] for hit in hits if hit["how"] == "exact") == ["0", "1", "2"]
+    assert h1r("data", "contamination", "train.jsonl", cwd=tmp_path).returncode == 2

@@ -113,7 +113,8 @@ def dedup(
 @app.command()
 def contamination(
     source: str = SOURCE,
-    against: list[str] = typer.Option(..., help="A suite's name, or a problems file (repeatable)."),
+    against: list[str] = typer.Option([], help="A suite's name, or a problems file (repeatable)."),
+    hashes: list[str] = typer.Option([], help="A file of `h1r data hashes` (repeatable)."),
     data_dir: str = typer.Option(".", help="Where the suites' data lie."),
     threshold: float = typer.Option(0.5, help="Share of a statement's 13-grams that counts as a hit."),
     out: str | None = typer.Option(None, help="Write the hits (JSONL)."),
@@ -122,20 +123,49 @@ def contamination(
     from h1r import log
     from h1r.data import contamination as room
     from h1r.data import read
+    from h1r.errors import ConfigError
+
+    if not against and not hashes:
+        raise ConfigError(
+            "nothing to compare with: give --against SUITE or FILE, or --hashes FILE of `h1r data hashes`"
+        )
+    indexes = [room.build(_statements(against, data_dir))] if against else []
+    indexes += [room.load(path) for path in hashes]
+    found = []
+    for index in indexes:
+        hits = list(index.scan(read(source), threshold))
+        found += hits
+        for name, row in index.table(hits).items():
+            print(f"{name}: {row['problems']} training problems hit {row['exact']} exactly, {row['ngram']} by {index.n}-grams, "
+                  f"{row['masked']} with other numbers, of {row['items']} statements")  # fmt: skip
+    if out:
+        log.write(out, (h._asdict() for h in found))
+
+
+@app.command()
+def hashes(
+    against: list[str] = typer.Option(..., help="A suite's name, or a problems file (repeatable)."),
+    out: str = typer.Option(..., help="The file of hashes, for `h1r data contamination --hashes`."),
+    data_dir: str = typer.Option(".", help="Where the suites' data lie."),
+    salt: str = typer.Option("h1r", help="Keys the hashes; kept in the file."),
+) -> None:
+    """Benchmark statements as salted hashes, to look for them where the statements themselves may not be copied."""
+    from h1r.data import contamination as room
+
+    index = room.build(_statements(against, data_dir), salt=salt)
+    index.save(out)
+    print(f"{out}: {len(index.items)} statements of {len(against)} benchmarks as hashes")
+
+
+def _statements(against: list[str], data_dir: str) -> dict[str, list[str]]:
+    from h1r.data import read
     from h1r.data.dedup import question
     from h1r.evals import SUITES
 
-    statements = {
+    return {
         name: [question(p) for p in (SUITES[name].load(Path(data_dir)) if name in SUITES else read(name))]
         for name in against
     }
-    index = room.build(statements)
-    hits = list(index.scan(read(source), threshold))
-    if out:
-        log.write(out, (h._asdict() for h in hits))
-    for name, row in index.table(hits).items():
-        print(f"{name}: {row['problems']} training problems hit {row['exact']} exactly, {row['ngram']} by 13-grams, "
-              f"{row['masked']} with other numbers, of {row['items']} statements")  # fmt: skip
 
 
 @app.command()

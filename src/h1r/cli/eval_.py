@@ -51,9 +51,7 @@ def eval_(
     partner_name: str = typer.Option("", "--partner-name", help="That model's name on its server."),
     place: str = typer.Option("", "--terminal", help="Where terminal tasks run: docker, podman or sandbox."),
     deepconf: bool = typer.Option(False, "--deepconf", help="Vote by confidence over the samples; majority beside it."),
-    strings: bool = typer.Option(
-        False, "--strings", help="With --deepconf: 1/2 and 0.5 are two candidates, as in the released code."
-    ),
+    strings: bool = typer.Option(False, "--strings", help="With --deepconf: 1/2 and 0.5 are two, as in released code."),
     online: int = typer.Option(0, help="With --deepconf: also think while generating, so many traces per problem."),
     keep: float | None = typer.Option(None, help="With --deepconf: share of traces confident enough to vote."),
     window: int | None = typer.Option(None, help="With --deepconf: tokens of the confidence window."),
@@ -76,9 +74,8 @@ def eval_(
     judged = _judge(judge, judge_name)
     changes = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     where = eval_agent.setting(partner, partner_name, place)
-    followed, tasks, left = plan(
-        suite, protocol, set_, verb, data_dir, limit, changes, partner=where.partner is not None
-    )
+    partnered = where.partner is not None
+    followed, tasks, left = plan(suite, protocol, set_, verb, data_dir, limit, changes, partner=partnered)
     for line in left:
         print(f"skipped  {line}")
     folder = Path(out or f"runs/eval/{Path(verb).name if '://' not in verb else name or 'server'}")
