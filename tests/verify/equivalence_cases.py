@@ -245,6 +245,13 @@ CASES = [
     ("\\ln x", "\\log_{10} x", False),
     ("x \\equiv 3 \\pmod 7", "x \\equiv 10 \\pmod{7}", True),
     ("x \\equiv 3 \\pmod 7", "x \\equiv 4 \\pmod{7}", False),
+    ("3 \\pmod{7}", "10 \\pmod{7}", True),
+    ("3 \\pmod{7}", "3", True),
+    ("3 \\pmod{7}", "10", False),
+    ("3 \\pmod{7}", "3 \\pmod{8}", False),
+    ("3 \\pmod{7}", "x \\equiv 10 \\pmod 7", True),
+    ("y \\equiv 3 \\pmod{7}", "x \\equiv 3 \\pmod 7", False),
+    ("3 \\pmod 0", "3", False),
     ("f^{-1}(x) = x/2", "x/2", True),
     ("-2 \\\\le x \\\\le 7", "[-2,7]", True),
 ]

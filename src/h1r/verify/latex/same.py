@@ -238,14 +238,10 @@ def _ratios(a: Node, b: Node, policy: Policy) -> Finding:
 
 
 def _relations(a: Node, b: Node, policy: Policy) -> Finding:
+    if a[0] == "pmod" or b[0] == "pmod":
+        return _modular(a, b, policy)
     if a[0] != b[0]:
         return Finding(False, "structure")
-    if a[0] == "pmod":
-        moduli = same(a[2], b[2], policy)
-        residues = [_residue(n) for n in (a, b)]
-        if moduli.same and None not in residues:
-            return Finding(residues[0] == residues[1], "exact")
-        return same(a[1], b[1], policy) if moduli.same else moduli
     left, right = a[1], b[1]
     if (
         len(left) != 3
@@ -269,13 +265,33 @@ def _relations(a: Node, b: Node, policy: Policy) -> Finding:
     return Finding(ratio is not None and (op_a in ("=", "!=") or ratio > 0), "identity")
 
 
-def _residue(node: Node) -> tuple[Node, Fraction] | None:
-    """(x, r) of x = r (mod m) with r from 0 to below m; None where these are no numbers."""
+def _modular(a: Node, b: Node, policy: Policy) -> Finding:
+    """x = 3 (mod 7), 10 (mod 7) and the bare number 3 are one residue; a bare 10 is not, unless it is what is written."""
+    if a[0] != b[0]:
+        residue, number = (a, b) if a[0] == "pmod" else (b, a)
+        told, value = _residue(residue), exact(number)
+        if told is None or value is None:
+            return Finding(False, "structure")
+        return Finding(value in (told[1], told[2]), "exact")
+    moduli = same(a[2], b[2], policy)
+    if not moduli.same:
+        return moduli
+    left, right = _residue(a), _residue(b)
+    if left is None or right is None:
+        return same(a[1], b[1], policy)
+    return Finding(left[1] == right[1] and (left[0] == right[0] or None in (left[0], right[0])), "exact")
+
+
+def _residue(node: Node) -> tuple[Node | None, Fraction, Fraction] | None:
+    """(x, r, as written) of x = r (mod m), r from 0 to below m, x None where it is not named; None where these are no numbers."""
     inner, modulus = node[1], exact(node[2])
-    if inner[0] != "rel" or len(inner[1]) != 3 or inner[1][1] not in ("===", "=") or not modulus:
-        return None
-    value = exact(inner[1][2])
-    return None if value is None else (inner[1][0], value % modulus)
+    name, written = None, inner
+    if inner[0] == "rel":
+        if len(inner[1]) != 3 or inner[1][1] not in ("===", "="):
+            return None
+        name, written = inner[1][0], inner[1][2]
+    value = exact(written)
+    return None if value is None or not modulus else (name, value % modulus, value)
 
 
 def _constant_ratio(f: Node, g: Node) -> Any:
