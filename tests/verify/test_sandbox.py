@@ -10,6 +10,7 @@ import pytest
 from h1r.errors import SandboxError
 from h1r.verify import sandbox
 from h1r.verify.sandbox import Limits, Sandbox, Session, attacks, probe
+from h1r.verify.sandbox import session as rooms
 
 LIMITS = Limits(timeout_s=5)
 
@@ -26,6 +27,45 @@ BACKENDS = [
     pytest.param(b, marks=pytest.mark.skipif(bool(why := usable(b)), reason=f"{b} does not start here: {why}"))
     for b in ("bwrap", "native", "landlock")
 ]
+
+
+DENIED = ("not permitted", "permission denied", "no such program", "no such file", "no permissions", "operation not")
+"""What a machine says that forbids or lacks a wall; anything else is our fault, and no reason to skip."""
+
+
+@pytest.mark.parametrize("backend", ["bwrap", "native"])
+def test_a_backend_is_missing_only_where_the_machine_forbids_it(backend):
+    why = usable(backend).lower()
+    assert not why or any(said in why for said in DENIED), why
+
+
+@pytest.mark.parametrize("backend", ["bwrap", "native"])
+def test_an_environment_below_tmp_is_shown_all_the_same(backend, monkeypatch, tmp_path):
+    if why := usable(backend):
+        pytest.skip(f"{backend} does not start here: {why}")
+    site = tmp_path / "lib" / "site-packages"
+    (site / "mpmath").mkdir(parents=True)
+    (site / "mpmath" / "__init__.py").write_text("where = 'below tmp'\n")
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    monkeypatch.setattr(rooms.sysconfig, "get_path", lambda name: str(site))
+    session = Session(backend, slot=13)
+    try:
+        session.load({"language": "python", "code": "import mpmath; print(mpmath.where)"}, 5)
+        assert session.test({"mode": "stdin", "stdin": ""}, LIMITS).out.strip() == "below tmp"
+    finally:
+        session.close()
+
+
+def test_an_interpreter_where_a_sandbox_has_its_own_folder_gives_way_to_the_systems(monkeypatch):
+    monkeypatch.setattr(rooms.sys, "_base_executable", "/tmp/python/bin/python3", raising=False)
+    monkeypatch.setattr(rooms.sys, "base_prefix", "/tmp/python")
+    if os.path.exists("/usr/bin/python3"):
+        assert rooms.interpreter() == ("/usr/bin/python3", ())
+    monkeypatch.setattr(rooms.os.path, "exists", lambda path: False)
+    with pytest.raises(SandboxError, match="outside"):
+        rooms.interpreter()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 INSIDE = Path(__file__).parent / "inside"
@@ -29,8 +30,8 @@ def available() -> str:
     return shutil.which("bwrap") or ""
 
 
-def command(python: str, readable: list[str], options: str, root: bool) -> list[str]:
-    """The command line that starts the server inside."""
+def command(python: str, binds: Mapping[str, str], options: str, root: bool) -> list[str]:
+    """The command line that starts the server inside. binds: paths inside, and what is shown there, read-only."""
     words = [
         available() or "bwrap",
         "--unshare-pid",
@@ -42,11 +43,11 @@ def command(python: str, readable: list[str], options: str, root: bool) -> list[
     words += [] if root else ["--unshare-user"]
     for capability in KEPT:
         words += ["--cap-add", capability]
-    for folder in sorted({str(p) for path in readable for p in Path(path).parents if str(p) != "/"}):
-        if not any(folder == r or folder.startswith(r + "/") for r in readable):
+    for folder in sorted({str(p) for path in binds for p in Path(path).parents if str(p) != "/"}):
+        if not any(folder == r or folder.startswith(r + "/") for r in binds):
             words += ["--perms", "0755", "--dir", folder]  # else it would be closed to the users tests run as
-    for path in readable:
-        words += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+    for path, source in binds.items():
+        words += ["--symlink", os.readlink(source), path] if os.path.islink(source) else ["--ro-bind", source, path]
     words += [
         "--ro-bind",
         str(INSIDE),

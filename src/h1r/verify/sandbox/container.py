@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from h1r.errors import SandboxError
@@ -25,13 +25,13 @@ MEMORY = 4 << 30  # bytes of the whole container
 FOLDERS = {"/tmp": 256, "/dev/shm": 32}  # MiB of what may be written
 
 
-def command(backend: str, python: str, readable: Sequence[str], options: str) -> tuple[list[str], str]:
+def command(backend: str, python: str, binds: Mapping[str, str], options: str) -> tuple[list[str], str]:
     """(command line that starts the server inside, a folder to delete afterwards or ""). Raises SandboxError."""
     name, _, image = backend.partition(":")
     if shutil.which(name) is None:
         raise SandboxError(f"sandbox {name}: no such program here; install it, or choose another backend")
     if name == "runsc":
-        return _gvisor(python, readable, options)
+        return _gvisor(python, binds, options)
     limits = [f"--memory={MEMORY}", "--pids-limit=256", "--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512"]
     folders = [f"--tmpfs={path}:rw,exec,nosuid,nodev,size={size}m,mode=1777" for path, size in FOLDERS.items()]
     walls = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", f"--user={NOBODY}"]
@@ -40,18 +40,18 @@ def command(backend: str, python: str, readable: Sequence[str], options: str) ->
     return [name, "run", "--rm", "--interactive", *walls, *limits, *folders, mount, image or IMAGE, *start], ""
 
 
-def _gvisor(python: str, readable: Sequence[str], options: str) -> tuple[list[str], str]:
+def _gvisor(python: str, binds: Mapping[str, str], options: str) -> tuple[list[str], str]:
     """An OCI bundle: an empty root in which only what the interpreter needs is bound, read-only."""
     folder = tempfile.mkdtemp(prefix="h1r-runsc-")
     root = Path(folder, "root")
     mounts = [{"destination": "/proc", "type": "proc", "source": "proc"}]
-    for path in readable:
-        if os.path.islink(path):
+    for path, source in binds.items():
+        if os.path.islink(source):
             link = root / path.lstrip("/")
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(os.readlink(path))
+            link.symlink_to(os.readlink(source))
             continue
-        mounts.append({"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]})  # type: ignore[dict-item]
+        mounts.append({"destination": path, "type": "bind", "source": source, "options": ["rbind", "ro"]})  # type: ignore[dict-item]
     mounts.append(
         {"destination": "/h1r/inside", "type": "bind", "source": str(INSIDE), "options": ["rbind", "ro"]}  # type: ignore[dict-item]
     )
@@ -60,8 +60,7 @@ def _gvisor(python: str, readable: Sequence[str], options: str) -> tuple[list[st
         mounts.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": size_of})  # type: ignore[dict-item]
     for mount in mounts:
         place = root / str(mount["destination"]).lstrip("/")
-        source = Path(str(mount["source"]))
-        if mount["type"] == "bind" and source.is_file():
+        if mount["type"] == "bind" and Path(str(mount["source"])).is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
         else:

@@ -73,8 +73,13 @@ def interpreter(world: bool = False) -> Python:
     """The interpreter this process runs on, outside any virtual environment; world: one every user may run."""
     prefix = os.path.realpath(sys.base_prefix)
     executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable) or sys.executable)
-    if world and not _reachable(executable) and os.path.exists("/usr/bin/python3"):
+    hidden = executable.startswith(COVERED) or prefix.startswith(COVERED)
+    if (hidden or (world and not _reachable(executable))) and os.path.exists("/usr/bin/python3"):
         return Python("/usr/bin/python3", ())
+    if hidden:
+        raise SandboxError(
+            f"the interpreter {executable} lies where a sandbox has its own folder; use one outside {COVERED}"
+        )
     return Python(executable, () if prefix == "/usr" else (prefix,))
 
 
@@ -84,7 +89,11 @@ def _reachable(path: str) -> bool:
     return all(os.stat(p).st_mode & 0o001 for p in folders)
 
 
+COVERED = ("/tmp/", "/var/", "/srv/", "/dev/", "/proc/", "/box/", "/h1r/")
+"""Places that are a sandbox's own inside: nothing of the host can be shown there."""
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath", "pandas", "dateutil", "pytz", "six.py", "networkx", "sortedcontainers")
+PLACE = "/h1r/packages"
+"""Where they are inside, wherever the environment lies on this machine."""
 
 
 def packages(python: Python) -> list[str]:
@@ -99,7 +108,7 @@ def packages(python: Python) -> list[str]:
 
 
 def readable(python: Python) -> list[str]:
-    """What is visible inside, read-only."""
+    """What is visible inside, read-only, where it is on this machine."""
     paths = [
         "/usr",
         "/bin",
@@ -110,9 +119,13 @@ def readable(python: Python) -> list[str]:
         "/etc/ld.so.cache",
         "/etc/alternatives",
         *python.folders,
-        *packages(python),
     ]
     return [p for p in paths if os.path.exists(p)]
+
+
+def shown(python: Python) -> dict[str, str]:
+    """Every path inside and what is to be seen there, for backends with a root of their own."""
+    return {p: p for p in readable(python)} | {f"{PLACE}/{os.path.basename(p)}": p for p in packages(python)}
 
 
 class Pipes:
@@ -185,22 +198,25 @@ class Session:
 
     def _command(self, python: Python) -> list[str]:
         root = os.geteuid() == 0
+        name = self.backend.partition(":")[0]
+        own = self.backend in NESTED or name == "runsc"  # a root of its own
+        binds, beside = shown(python), packages(python)
         options = {
             "nested": self.backend in NESTED,
             "uid": _user(self.slot) if root else 0,
-            "readable": [*readable(python), "/proc", "/srv"] if self.backend in NESTED else readable(python),
-            "site": sorted({os.path.dirname(p) for p in packages(python)}),
+            "readable": [*readable(python), *([PLACE] if own else beside), *(("/proc", "/srv") if own else ())],
+            "binds": binds,
+            "site": [PLACE] if own else sorted({os.path.dirname(p) for p in beside}),
             "landlock": self.backend != "none",
             "seccomp": self.backend != "none",
         }
-        name = self.backend.partition(":")[0]
         if name in CONTAINERS:
-            shown = readable(python) if name == "runsc" else container.VISIBLE
-            options |= {"readable": list(shown), "uid": 0, "lenient": name == "runsc"}
-            words, self.folder = container.command(self.backend, python.executable, shown, json.dumps(options))
+            visible = options["readable"] if name == "runsc" else list(container.VISIBLE)
+            options |= {"readable": visible, "uid": 0, "lenient": name == "runsc"}
+            words, self.folder = container.command(self.backend, python.executable, binds, json.dumps(options))
             return words
         if self.backend == "bwrap":
-            return bwrap.command(python.executable, readable(python), json.dumps(options), root)
+            return bwrap.command(python.executable, binds, json.dumps(options), root)
         return native.command(python.executable, json.dumps(options), walls=self.backend == "native")
 
     def request(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:

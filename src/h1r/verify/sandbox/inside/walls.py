@@ -39,14 +39,14 @@ def enter(options: dict[str, Any]) -> None:
         _, code = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(code) & 0xFF)
     jail.LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)
-    _root(options["readable"])
+    _root(options["binds"])
     jail.LIBC.sethostname(b"box", 3)
 
 
-def _root(readable: list[str]) -> None:
+def _root(binds: dict[str, str]) -> None:
     """Build the new root on a tmpfs and pivot into it."""
     jail.mount(None, "/", None, jail.MS_REC | jail.MS_PRIVATE)
-    sources = {path: os.open(path, os.O_PATH) for path in readable if os.path.exists(path) and not os.path.islink(path)}
+    sources = {path: os.open(source, os.O_PATH) for path, source in binds.items() if not os.path.islink(source)}
     links = {path: os.readlink(path) for path in ("/bin", "/sbin", "/lib", "/lib64", "/lib32") if os.path.islink(path)}
     devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
     jail.mount("tmpfs", "/tmp", "tmpfs", jail.MS_NOSUID | jail.MS_NODEV, "size=1m,mode=0755")
