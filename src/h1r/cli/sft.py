@@ -72,7 +72,7 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
 
     from h1r import log
     from h1r.cli.progress import follow
-    from h1r.train import export, sft
+    from h1r.train import export, lora, sft
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -88,6 +88,8 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
     for _ in follow(stage, settings.steps, steps, note):
         pass
     export(model, out / "model", tokenizer.save)
+    if settings.lora:
+        lora.save_adapter(model, out / "adapter", recipe.model.path or "")
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
 

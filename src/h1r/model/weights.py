@@ -78,7 +78,7 @@ def fold(model: Model, dtype: torch.dtype | None = None) -> Model:
     dtype = dtype or next(model.parameters()).dtype
     with torch.device("meta"):
         out = empty(model.config)
-    source = dict(model.named_parameters())
+    source = dict(_named(model))
     for name, _ in list(out.named_parameters()):
         _place(
             out, name, source[name].detach().clone() if _layer_of(name) else source[name].detach().to(dtype, copy=True)
@@ -210,14 +210,27 @@ def _write_weights(model: Model, folder: Path, dtype: torch.dtype, shard_bytes: 
 def _shards(model: Model, dtype: torch.dtype, shard_bytes: int) -> Iterator[dict[str, Tensor]]:
     shard: dict[str, Tensor] = {}
     size = 0
-    for name, parameter in model.named_parameters():
-        more = parameter.numel() * dtype.itemsize
+    for name, value in _named(model):
+        more = value.numel() * dtype.itemsize
         if shard and size + more > shard_bytes:
             yield shard
             shard, size = {}, 0
-        shard[hub_name(name)] = parameter.detach()
+        shard[hub_name(name)] = value
         size += more
     yield shard
+
+
+def _named(model: Model) -> Iterator[tuple[str, Tensor]]:
+    """Every weight by its plain name; one that is computed from others (torch's parametrizations) by its value."""
+    for name, parameter in model.named_parameters():
+        owner, between, rest = name.partition(".parametrizations.")
+        if not between:
+            yield name, parameter.detach()
+        elif rest.endswith(".original"):
+            own = rest.removesuffix(".original")
+            with torch.no_grad():
+                value: Tensor = getattr(model.get_submodule(owner), own)
+            yield f"{owner}.{own}", value.detach()
 
 
 def _write_shard(file: Path, shard: Mapping[str, Tensor], dtype: torch.dtype) -> None:

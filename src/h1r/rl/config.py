@@ -9,6 +9,7 @@ from h1r.errors import ConfigError
 from h1r.rl.advantage import Folding
 from h1r.rl.backfill import ZERO_VARIANCE
 from h1r.rl.group import Shaping
+from h1r.train.lora import LoraConfig
 from h1r.train.loss import LOSSES, Policy
 from h1r.train.optim import OptimConfig
 from h1r.train.trainer import TrainerConfig
@@ -32,7 +33,7 @@ class GrpoConfig:
     updates           optimizer steps per batch of groups; above 1 the old log-probabilities are computed first
     mismatch_limit    largest KL between engine and trainer on fresh tokens before training stops
     curriculum        weigh strata by their running pass rate
-    length, bf16, checkpointing, workers, optim                 see train.TrainerConfig
+    length, bf16, checkpointing, workers, lora, optim           see train.TrainerConfig
     """
 
     steps: int = 100
@@ -68,6 +69,7 @@ class GrpoConfig:
     bf16: str = "off"
     checkpointing: bool = False
     workers: int = 0
+    lora: LoraConfig | None = None
     save_every: int = 10
     keep: int = 2
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-6, schedule="constant", warmup=10))
@@ -117,6 +119,7 @@ class GrpoConfig:
             bf16=self.bf16,
             checkpointing=self.checkpointing,
             workers=self.workers,
+            lora=self.lora,
             optim=self.optim,
             policy=Policy(clip_low=self.clip_low, clip_high=self.clip_high, tis_cap=self.tis_cap),
         )

@@ -24,6 +24,7 @@ from h1r import log
 from h1r.errors import ConfigError, DataError
 from h1r.model import Model
 from h1r.train import checkpoint
+from h1r.train.lora import LoraConfig
 from h1r.train.optim import OptimConfig
 from h1r.train.step import Metrics
 from h1r.train.trainer import LocalTrainer, TrainerConfig
@@ -65,7 +66,7 @@ class SftConfig:
     """One SFT run.
 
     tokens       rows are drawn until a step holds at least this many tokens; `rows` > 0 draws that many rows instead
-    length       tokens of a packed row at most; bf16, checkpointing, workers, optim: see TrainerConfig
+    length       tokens of a packed row at most; bf16, checkpointing, workers, lora, optim: see TrainerConfig
     too_long     a row longer than `length`: drop (counted), trim (cut at the right, so its stop token is lost) or error
     denominator  the loss is divided by the summed weight of the step's tokens (weight) or by their number (count)
     save_every   steps between checkpoints; the newest `keep` stay
@@ -80,6 +81,7 @@ class SftConfig:
     bf16: str = "off"
     checkpointing: bool = False
     workers: int = 0
+    lora: LoraConfig | None = None
     save_every: int = 50
     keep: int = 2
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -104,6 +106,7 @@ class SftConfig:
             bf16=self.bf16,
             checkpointing=self.checkpointing,
             workers=self.workers,
+            lora=self.lora,
             optim=self.optim,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,16 @@ import torch
 
 from h1r.errors import ConfigError
 from h1r.model import Model
-from h1r.train import checkpoint
+from h1r.train import checkpoint, lora
 from h1r.train.export import export
+from h1r.train.lora import LoraConfig
 from h1r.train.loss import Policy
 from h1r.train.optim import OptimConfig, adamw, learning_rate
 from h1r.train.pack import pack
 from h1r.train.step import Metrics, forward_backward, score, update, workers
 from h1r.types import Floats, Row
+
+logger = logging.getLogger(__name__)
 
 SMALL = 50_000_000
 """Parameters below which packed rows are computed side by side; each worker holds a gradient of its own."""
@@ -32,6 +36,7 @@ class TrainerConfig:
     temperature    log-probabilities are those of logits / temperature (RL: the sampling temperature)
     bf16           autocast: off, on, or auto (where the processor computes in bfloat16)
     checkpointing  recompute each block's activations in the backward pass: less memory, about a third more time
+    lora           adapters instead of the weights themselves (lora.LoraConfig)
     workers        threads that each compute a packed row on one core; 0: all cores on a CPU when the model is small, else 1
     """
 
@@ -41,6 +46,7 @@ class TrainerConfig:
     bf16: str = "off"
     checkpointing: bool = False
     workers: int = 0
+    lora: LoraConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     policy: Policy = field(default_factory=Policy)
 
@@ -64,6 +70,11 @@ class LocalTrainer:
         """tokenizer writes tokenizer files into each exported folder."""
         self.model = model.train()
         self.config = config
+        self._unsure = bool(config.lora)
+        if config.lora:
+            adapted = lora.attach(model, config.lora)
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            logger.info("lora: %d layers adapted, %s parameters trained", len(adapted), f"{trained:,}")
         self.optimizer = adamw(model, config.optim)
         self.step = 0
         self._tokenizer = tokenizer
@@ -76,7 +87,7 @@ class LocalTrainer:
 
     def forward_backward(self, rows: Sequence[Row], loss: str) -> Metrics:
         """Accumulate the gradient of `loss` over `rows`; returns the sums of `step.forward_backward`."""
-        return forward_backward(
+        totals = forward_backward(
             self.model,
             pack(rows, self.config.length, self._device, parts=self._workers),
             loss,
@@ -85,6 +96,11 @@ class LocalTrainer:
             autocast=self._autocast,
             pool=self._pool,
         )
+        if self._unsure and totals["targets"]:
+            self._unsure = False
+            if missed := lora.untrained(self.model):
+                logger.warning("lora: no gradient reaches %s: not trained", ", ".join(missed))
+        return totals
 
     def optim_step(self) -> Metrics:
         """Clip, update, and move on to the next step of the schedule; grad_norm, lr, skipped."""
