@@ -7,6 +7,7 @@
     ├── CheckpointError          weights that do not fit: names, shapes, a torn file
     ├── SandboxError             our sandbox failed (never the program inside it)
     ├── EndpointError            a remote server did not answer as agreed
+    ├── DivergenceError          gradients are not finite, step after step: training stops
     ├── MismatchError            engine and trainer disagree about the same tokens: training stops
     └── WorkerLost               a remote worker died; its work may be redone
 
@@ -47,6 +48,10 @@ class EndpointError(H1RError):
 
 class MismatchError(H1RError):
     """The engine and the trainer give the same tokens different log-probabilities."""
+
+
+class DivergenceError(H1RError):
+    """Training that no longer learns: gradients that are not finite, step after step."""
 
 
 class WorkerLost(H1RError):

@@ -24,6 +24,7 @@ from h1r import log
 from h1r.errors import ConfigError, DataError
 from h1r.model import Model
 from h1r.train import checkpoint
+from h1r.train.guard import Guard, GuardConfig, suspects
 from h1r.train.lora import LoraConfig
 from h1r.train.optim import OptimConfig
 from h1r.train.step import Metrics
@@ -70,6 +71,7 @@ class SftConfig:
     too_long     a row longer than `length`: drop (counted), trim (cut at the right, so its stop token is lost) or error
     denominator  the loss is divided by the summed weight of the step's tokens (weight) or by their number (count)
     save_every   steps between checkpoints; the newest `keep` stay
+    guard        what counts as a gradient spike, and when a run without finite gradients ends
     """
 
     steps: int = 100
@@ -84,6 +86,7 @@ class SftConfig:
     lora: LoraConfig | None = None
     save_every: int = 50
     keep: int = 2
+    guard: GuardConfig = field(default_factory=GuardConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -136,6 +139,7 @@ def run(
     _resume(trainer, rows, root, config)
     _forget_after(run_dir / "metrics.jsonl", trainer.step)
     saved, draw = trainer.step, None
+    guard = Guard(config.guard, (r["grad_norm"] for r in log.read(run_dir / "metrics.jsonl")))
 
     def save() -> None:
         assert draw is not None
@@ -157,9 +161,7 @@ def run(
             metrics |= {"rows": float(len(draw.rows)), "dropped": float(draw.dropped)}
             metrics |= {"seconds": seconds, "tokens_per_s": totals["tokens"] / seconds}
             log.append(run_dir / "metrics.jsonl", metrics)
-            if metrics["skipped"]:
-                logger.warning("step %d skipped: gradient norm %s; rows %s", trainer.step, metrics["grad_norm"],
-                               ", ".join(r.id for r in draw.rows[:8]))  # fmt: skip
+            _tell(guard, trainer, metrics, draw.rows)
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 save()
                 saved = trainer.step
@@ -169,6 +171,16 @@ def run(
                 if saved < trainer.step:
                     save()
                 raise
+
+
+def _tell(guard: Guard, trainer: LocalTrainer, metrics: Metrics, rows: Sequence[Row]) -> None:
+    """Warn of a step that was skipped or whose gradient stands out, and name the rows behind it."""
+    norm = metrics["grad_norm"]
+    if metrics["skipped"] or guard.unusual(norm):
+        worst = ", ".join(f"{name} (loss {loss:.3g})" for name, loss in suspects(trainer, rows))
+        what = "skipped" if metrics["skipped"] else f"{guard.times(norm):.1f} times the usual gradient"
+        logger.warning("step %d: %s, norm %.3g; rows of largest loss: %s", trainer.step, what, norm, worst)
+    guard.watch(norm)
 
 
 def draw_step(rows: Rows, config: SftConfig) -> Draw:
