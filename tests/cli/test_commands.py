@@ -195,3 +195,9 @@ def test_contamination_is_found_by_statements_and_by_their_hashes_alone(tmp_path
         hits = [json.loads(line) for line in (tmp_path / "hits.jsonl").read_text().splitlines()]
         assert sorted(hit["item"] for hit in hits if hit["how"] == "exact") == ["0", "1", "2"]
     assert h1r("data", "contamination", "train.jsonl", cwd=tmp_path).returncode == 2
+
+
+def test_grpo_under_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = h1r("grpo", "quickstart-grpo")
+    assert done.returncode == 2 and "without torchrun" in done.stderr

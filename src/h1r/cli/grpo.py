@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +14,7 @@ import typer
 
 from h1r import config
 from h1r.cli import wire
-from h1r.errors import CheckpointError, DataError
+from h1r.errors import CheckpointError, ConfigError, DataError
 from h1r.types import Generator, Problem, Trainer
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def grpo(
     unsafe: bool = wire.UNSAFE,
 ) -> None:
     """Improve a model on problems with verifiable answers. Run again after an interruption: it goes on."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("h1r grpo trains in one process: start it without torchrun (h1r sft takes several)")
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
     metrics = practise(read, where=str(recipe), box=wire.sandbox(sandbox, unsafe))
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, reward {metrics.get('reward', float('nan')):.3f}")

@@ -63,6 +63,8 @@ def sft(
     """Fine-tune a model on worked traces. Run again after an interruption: it goes on from its last checkpoint."""
     read = config.read(recipe, SftRecipe, settings)
     metrics = train(read, where=str(recipe))
+    if not metrics:
+        return
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, loss {metrics.get('loss', float('nan')):.4f}")
 
 
@@ -73,23 +75,33 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
     from h1r import log
     from h1r.cli.progress import follow
     from h1r.train import export, lora, sft
+    from h1r.train import ranks as together
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     settings = config.build(recipe.train, sft.SftConfig, f"{where}: train")
-    model, tokenizer = start(recipe)
+    ranks = together.join()
+    if ranks.first:
+        model, tokenizer = start(recipe)
+    ranks.wait()
+    if not ranks.first:
+        model, tokenizer = start(recipe)  # reads the tokenizer that the first one wrote
     rows = procedural_rows(recipe.data, tokenizer) if not recipe.data.files else file_rows(recipe.data, tokenizer)
     out = Path(recipe.out)
-    steps = sft.run(model, rows, settings, out, tokenizer=tokenizer.save)
+    steps = sft.run(model, rows, settings, out, tokenizer=tokenizer.save, ranks=ranks)
 
     def note(m: Mapping[str, float]) -> tuple[int, str]:
         return int(m["step"]), f"loss {m['loss']:.3f}  {m['tokens_per_s']:,.0f} tok/s"
 
-    for _ in follow(stage, settings.steps, steps, note):
+    for _ in follow(stage, settings.steps, steps, note) if ranks.first else steps:
         pass
+    if not ranks.first:
+        ranks.wait()
+        return {}
     export(model, out / "model", tokenizer.save)
     if settings.lora:
         lora.save_adapter(model, out / "adapter", recipe.model.path or "")
+    ranks.wait()
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
 

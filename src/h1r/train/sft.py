@@ -27,6 +27,7 @@ from h1r.train import checkpoint
 from h1r.train.guard import Guard, GuardConfig, suspects
 from h1r.train.lora import LoraConfig
 from h1r.train.optim import OptimConfig
+from h1r.train.ranks import Ranks
 from h1r.train.step import Metrics
 from h1r.train.trainer import LocalTrainer, TrainerConfig
 from h1r.types import Row
@@ -129,20 +130,27 @@ def run(
     run_dir: str | Path,
     *,
     tokenizer: Callable[[Path], object] | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Metrics]:
     """Train `model` in place; yields the metrics of each step, which are also appended to run_dir/metrics.jsonl.
 
-    Continues from run_dir/checkpoints when there is one. The next step's rows are drawn while this one computes.
+    Continues from run_dir/checkpoints when there is one, with any number of ranks. The next step's rows are drawn while this one
+    computes. ranks: processes that train together; each runs this loop, the first writes.
     """
     run_dir, root = Path(run_dir), Path(run_dir) / "checkpoints"
-    trainer = LocalTrainer(model, config.trainer(), tokenizer=tokenizer)
+    ranks = ranks or Ranks()
+    trainer = LocalTrainer(model, config.trainer(), tokenizer=tokenizer, ranks=ranks)
     _resume(trainer, rows, root, config)
-    _forget_after(run_dir / "metrics.jsonl", trainer.step)
+    if ranks.first:
+        _forget_after(run_dir / "metrics.jsonl", trainer.step)
+    ranks.wait()
     saved, draw = trainer.step, None
     guard = Guard(config.guard, (r["grad_norm"] for r in log.read(run_dir / "metrics.jsonl")))
 
     def save() -> None:
         assert draw is not None
+        if not ranks.first:
+            return
         extra = {"step": trainer.step, "data": dict(draw.state), "config": asdict(config)}
         checkpoint.save(checkpoint.folder(root, trainer.step), trainer.model, trainer.optimizer, extra)
         checkpoint.prune(root, config.keep)
@@ -160,7 +168,8 @@ def run(
             metrics = {"step": float(trainer.step)} | totals
             metrics |= {"rows": float(len(draw.rows)), "dropped": float(draw.dropped)}
             metrics |= {"seconds": seconds, "tokens_per_s": totals["tokens"] / seconds}
-            log.append(run_dir / "metrics.jsonl", metrics)
+            if ranks.first:
+                log.append(run_dir / "metrics.jsonl", metrics)
             _tell(guard, trainer, metrics, draw.rows)
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 save()
@@ -176,7 +185,7 @@ def run(
 def _tell(guard: Guard, trainer: LocalTrainer, metrics: Metrics, rows: Sequence[Row]) -> None:
     """Warn of a step that was skipped or whose gradient stands out, and name the rows behind it."""
     norm = metrics["grad_norm"]
-    if metrics["skipped"] or guard.unusual(norm):
+    if trainer.ranks.first and (metrics["skipped"] or guard.unusual(norm)):
         worst = ", ".join(f"{name} (loss {loss:.3g})" for name, loss in suspects(trainer, rows))
         what = "skipped" if metrics["skipped"] else f"{guard.times(norm):.1f} times the usual gradient"
         logger.warning("step %d: %s, norm %.3g; rows of largest loss: %s", trainer.step, what, norm, worst)

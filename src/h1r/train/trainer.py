@@ -18,6 +18,7 @@ from h1r.train.lora import LoraConfig
 from h1r.train.loss import Policy
 from h1r.train.optim import OptimConfig, adamw, learning_rate
 from h1r.train.pack import pack
+from h1r.train.ranks import Ranks
 from h1r.train.step import Metrics, forward_backward, score, update, workers
 from h1r.types import Floats, Row
 
@@ -65,9 +66,16 @@ class LocalTrainer:
     """A model, its optimizer and the number of the next step. `model` is trained in place."""
 
     def __init__(
-        self, model: Model, config: TrainerConfig, *, tokenizer: Callable[[Path], object] | None = None
+        self,
+        model: Model,
+        config: TrainerConfig,
+        *,
+        tokenizer: Callable[[Path], object] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """tokenizer writes tokenizer files into each exported folder."""
+        """tokenizer writes tokenizer files into each exported folder. ranks: processes that make one update together; all are
+        given the same rows and each computes its share."""
+        self.ranks = ranks or Ranks()
         self.model = model.train()
         self.config = config
         self._unsure = bool(config.lora)
@@ -89,7 +97,7 @@ class LocalTrainer:
         """Accumulate the gradient of `loss` over `rows`; returns the sums of `step.forward_backward`."""
         totals = forward_backward(
             self.model,
-            pack(rows, self.config.length, self._device, parts=self._workers),
+            pack(self.ranks.share(rows), self.config.length, self._device, parts=self._workers),
             loss,
             policy=self.config.policy,
             temperature=self.config.temperature,
@@ -100,12 +108,13 @@ class LocalTrainer:
             self._unsure = False
             if missed := lora.untrained(self.model):
                 logger.warning("lora: no gradient reaches %s: not trained", ", ".join(missed))
-        return totals
+        return self.ranks.sum(totals)
 
     def optim_step(self) -> Metrics:
         """Clip, update, and move on to the next step of the schedule; grad_norm, lr, skipped."""
         lr = learning_rate(self.step, self.config.steps, self.config.optim)
         self.step += 1
+        self.ranks.sum_gradients(self.model)
         return update(self.model, self.optimizer, clip=self.config.optim.clip, lr=lr)
 
     @torch.no_grad()
