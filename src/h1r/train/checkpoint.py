@@ -82,7 +82,8 @@ def load(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
     if tensors.keys() != own.keys():
         missing, extra = sorted(own.keys() - tensors.keys())[:3], sorted(tensors.keys() - own.keys())[:3]
         raise CheckpointError(
-            f"{path}: written by another model: missing {missing}, unexpected {extra}; use its own config"
+            f"{path}: written by another model: missing {missing}, unexpected {extra}; "
+            "go on with the config (lora included) it was written with, or give another run folder"
         )
     with torch.no_grad():
         for name, value in own.items():

@@ -86,7 +86,7 @@ class Ranks(NamedTuple):
 
 
 def join() -> Ranks:
-    """The ranks torchrun started (WORLD_SIZE, RANK), joined by NCCL where each has a GPU and by gloo otherwise."""
+    """The ranks torchrun started (WORLD_SIZE, RANK), joined by gloo, and by NCCL for what lies on GPUs."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Ranks()
@@ -98,7 +98,7 @@ def join() -> Ranks:
         gpus = torch.cuda.is_available()
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if gpus else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
     if not ranks.first:
         logging.getLogger("h1r").setLevel(logging.ERROR)

@@ -87,6 +87,8 @@ def open(backend: str | None = None, *, unsafe: bool = False, size: int | None =
         reasons.append(f"{name}: {trouble}")
     if unsafe:
         return _keep(Sandbox("none", size))
+    if backend:
+        raise SandboxError(f"{'; '.join(reasons)}; mend that, or leave the choice to h1r by naming no sandbox")
     raise SandboxError(
         f"no sandbox holds here ({'; '.join(reasons)}); install bubblewrap or allow user namespaces, "
         "or choose --sandbox landlock, or take the risk with --unsafe-no-sandbox"

@@ -248,10 +248,11 @@ class Session:
         return bytes(data)
 
     def complaint(self) -> str:
-        """The last line it wrote on stderr."""
+        """The last line it wrote on stderr, advice to read a program's help apart."""
         with suppress(OSError, ValueError):
             self.log.seek(0)
-            lines = self.log.read(20_000).decode("utf-8", "replace").strip().splitlines()
+            written = self.log.read(20_000).decode("utf-8", "replace").splitlines()
+            lines = [line.strip() for line in written if line.strip() and "--help" not in line]
             return lines[-1][:300] if lines else ""
         return ""
 
