@@ -8,7 +8,6 @@
     ├── SandboxError             our sandbox failed (never the program inside it)
     ├── EndpointError            a remote server did not answer as agreed
     ├── DivergenceError          gradients are not finite, step after step: training stops
-    ├── DivergenceError          no finite gradient, step after step: training stops
     ├── MismatchError            engine and trainer disagree about the same tokens: training stops
     └── WorkerLost               a remote worker died; its work may be redone
 
