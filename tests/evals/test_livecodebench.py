@@ -161,3 +161,18 @@ def test_problems_survive_their_file(folder, tmp_path):
         (p.id, p.messages, p.difficulty, dict(p.meta)) for p in problems
     ]
     assert [len(lcb.with_hidden(p).tests) for p in again] == [3, 2]
+
+
+def test_a_sandbox_that_breaks_for_one_grader_leaves_that_figure_unscored(folder, monkeypatch):
+    from h1r.evals.results import Item, second_verdict
+
+    plain, _ = SUITE.load(folder, options={"version": "v6"})
+    broken = {"official": Score(1.0, ""), "fixed": Score(None, "broke")}
+    monkeypatch.setattr(scoring.code, "score", lambda problem, trace, sandbox, grader: broken[grader])
+    found = scoring.scorer(lambda p, t: Score(0.0, ""), protocol.Terms(grader="official"))(plain, trace("x"))
+    assert found.value == 1.0 and found.detail["fixed"] == {"tests": None}
+    item = Item(
+        problem="p", sample=0, key="k", value=1.0, why="", outcome="correct", tokens=1, stop="stop", detail=found.detail
+    )
+    (fixed,), (official,) = second_verdict([item], "fixed"), second_verdict([item], "official")
+    assert (fixed.value, fixed.outcome) == (None, "unscored") and (official.value, official.outcome) == (1.0, "correct")

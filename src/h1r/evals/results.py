@@ -146,12 +146,17 @@ SLICES: Mapping[str, Callable[[Item], str]] = {"domain": lambda i: i.domain, "di
 
 
 def second_verdict(items: Iterable[Item], key: str) -> list[Item]:
-    """The same samples by another verdict that detail[key] holds, of the mode that counted (strict or loose)."""
+    """The same samples by another verdict that detail[key] holds, of the mode that counted (strict or loose). A verdict of None
+    (that grader's sandbox broke) is unscored."""
     out = []
     for i in items:
         told = i.detail.get(key)
         if isinstance(told, Mapping) and i.value is not None:
-            right = bool(told[str(i.detail["mode"])])
+            verdict = told[str(i.detail["mode"])]
+            if verdict is None:
+                out.append(replace(i, value=None, outcome="unscored"))
+                continue
+            right = bool(verdict)
             missed = "wrong" if i.outcome == "correct" else i.outcome
             out.append(replace(i, value=float(right), outcome="correct" if right else missed))
         elif i.value == 0.0:  # nothing to judge (no reply, no program): wrong by either verdict

@@ -53,7 +53,10 @@ def _graded(problem: Problem, trace: Trace, grader: str, sandbox: Sandbox | None
             return found
         other = "fixed" if grader == "official" else "official"  # LiveCodeBench: both, so that the difference shows
         beside = code.score(problem, trace, sandbox, other)
-        told = {grader: {"tests": bool(found.value)}, other: {"tests": bool(beside.value)}}
+        told = {
+            grader: {"tests": bool(found.value)},
+            other: {"tests": None if beside.value is None else bool(beside.value)},
+        }
         return found._replace(detail={**found.detail, "mode": "tests", **told})
     return instructions.score(problem, trace, variant="upstream" if grader == "official" else "fixed")
 
