@@ -82,6 +82,12 @@ PRESETS: dict[str, H1Config] = {
         mamba_d_ssm=144, mamba_n_heads=3, mamba_d_head=48, mamba_d_state=32,
         mamba_norm_before_gate=False, mamba_rms_norm=True, max_position_embeddings=4096, eos_token_id=2,
     ),
+    "nano": H1Config(
+        vocab_size=768, hidden_size=192, intermediate_size=512, num_hidden_layers=9,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=32,
+        mamba_d_ssm=288, mamba_n_heads=6, mamba_d_head=48, mamba_d_state=48,
+        mamba_norm_before_gate=False, mamba_rms_norm=True, max_position_embeddings=8192, eos_token_id=2,
+    ),
 }  # fmt: skip
 PRESETS["falcon-h1r-7b"] = PRESETS["7b"]
 
