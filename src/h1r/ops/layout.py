@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from h1r.ops.ring import Ring
 
 R = TypeVar("R")
 
@@ -23,6 +26,7 @@ class Layout:
     chunk      None, or a length Q that fixes the arithmetic: every document is cut at multiples of Q of its positions, and a
                token's numbers depend on its document and its place there alone, as far as the machine's products do not
                depend on their number of rows. Cached documents must then continue at a multiple of Q
+    ring       None, or the ranks that share the row (ring.Ring): the fields above then describe this rank's share
     """
 
     lengths: tuple[int, ...]
@@ -30,12 +34,13 @@ class Layout:
     positions: Tensor
     segments: Tensor
     chunk: int | None = None
+    ring: Ring | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls, lengths: Sequence[int], offsets: Sequence[int] | None = None, device: torch.device | str | None = None,
-        chunk: int | None = None,
+        chunk: int | None = None, ring: Ring | None = None,
     ) -> Layout:  # fmt: skip
         """The layout of documents with these lengths; `offsets` are the tokens each one already has in a cache."""
         lengths = tuple(int(n) for n in lengths)
@@ -47,7 +52,7 @@ class Layout:
         if offsets is not None:
             assert len(offsets) == len(lengths), f"{len(offsets)} offsets for {len(lengths)} documents"
             positions = positions + torch.tensor([int(o) for o in offsets])[segments]
-        return cls(lengths, starts.to(device), positions.to(device), segments.to(device), chunk)
+        return cls(lengths, starts.to(device), positions.to(device), segments.to(device), chunk, ring)
 
     @property
     def tokens(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from h1r.ops.attention import aligned, packed
+from h1r.ops.attention import aligned, packed, ring
 from h1r.ops.attention.decode import decode
 from h1r.ops.attention.rope import Rotation, rotate, rotation
 from h1r.ops.layout import Layout
@@ -21,5 +21,8 @@ def attention(
 
     past: for each document None, or the keys and values [L,Kv,d] that stand before it.
     """
+    if layout.ring is not None:
+        assert past is None, "a row shared by ranks has no cache"
+        return ring.attention(q, k, v, layout)
     form = packed if layout.chunk is None else aligned
     return form.attention(q, k, v, layout, past)

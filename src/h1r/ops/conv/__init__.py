@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from h1r.ops.conv import aligned, packed
+from h1r.ops.conv import aligned, packed, ring
 from h1r.ops.conv.reference import Conv
 from h1r.ops.conv.step import step
 from h1r.ops.layout import Layout
@@ -18,5 +18,8 @@ def conv(
     """u [T,C], weight [C,K], bias [C] or None, state [S,C,K-1] or None (zeros)
     -> out [T,C] before the activation, state [S,C,K-1]; `final=False` skips the state (None).
     """
+    if layout.ring is not None:
+        assert state is None and not final, "a row shared by ranks neither starts from a state nor ends in one"
+        return ring.conv(u, weight, bias, layout)
     form = packed if layout.chunk is None else aligned
     return form.conv(u, weight, bias, layout, state, final)
