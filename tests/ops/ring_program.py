@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+import h1r.ops.attention.ring as attention_ring
 from h1r.ops import Layout, attention, conv, ssd
 from h1r.ops.ring import shard
 
@@ -63,6 +64,7 @@ def check(group, rank: int, size: int) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    attention_ring.BLOCK = 16
     dist.init_process_group("gloo")
     for size in range(1, dist.get_world_size() + 1):
         group = dist.new_group(range(size))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launch import launch
 
 from h1r.ops.ring import shard
+from launch import launch
 
 PROGRAM = str(Path(__file__).with_name("ring_program.py"))
 

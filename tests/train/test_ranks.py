@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from h1r.errors import ConfigError
+from h1r.errors import CheckpointError, ConfigError
+from h1r.model import load
 from h1r.train import checkpoint
 from h1r.train.ranks import Ranks, join
 from h1r.types import Row
+from launch import launch
 
 PROGRAM = """
 import os, sys
@@ -24,7 +23,7 @@ sys.path.insert(0, {here!r})
 from conftest import build_tiny
 import numpy as np, torch
 from h1r.train import LoraConfig, OptimConfig, SftConfig, sft
-from h1r.train.ranks import join
+from h1r.train.ranks import ShardConfig, join
 from h1r.types import Row
 
 def row(i):
@@ -35,44 +34,44 @@ def row(i):
     return Row(token_ids=tuple(int(t) for t in rng.integers(3, 64, length)), streams={{"ce": weights}}, id=str(i))
 
 torch.set_num_threads(1)
-ranks = join()
+ranks = join(ShardConfig(context={context}, weights={weights!r}))
 lora = LoraConfig(rank=2) if {lora} else None
 config = SftConfig(steps=6, rows=5, length=64, save_every=2, workers=1, lora=lora, optim=OptimConfig(lr=0.01))
-for metrics in sft.run(build_tiny(), sft.Indexed(row), config, {out!r}, ranks=ranks):
+steps = sft.run(build_tiny(), sft.Indexed(row), config, {out!r}, ranks=ranks, done=lambda t: t.export({out!r} + "/model"))
+for metrics in steps:
     if metrics["step"] == {stop}:
         os._exit(9)
 ranks.wait()
 """
 
 
-def run(out: Path, size: int, stop: int = 0, lora: bool = False) -> list[dict[str, float]]:
+def run(
+    out: Path, size: int, stop: int = 0, lora: bool = False, context: int = 1, weights: str = "whole"
+) -> list[dict[str, float]]:
     """Metrics after `size` processes trained; all die at step `stop`."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    program = PROGRAM.format(here=str(Path(__file__).parent), out=str(out), stop=stop, lora=lora)
-    env = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(size)
-    ]
-    for process in processes:
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == (9 if stop else 0) or (stop and size > 1), err.decode()[-2000:]
+    program = PROGRAM.format(
+        here=str(Path(__file__).parent), out=str(out), stop=stop, lora=lora, context=context, weights=weights
+    )
+    for code, err in launch(["-c", program], size):
+        assert code == (9 if stop else 0) or (stop and size > 1), err
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
+    """Of the newest checkpoint, which is whole, and of the model that was exported, which is the same."""
     newest = checkpoint.latest(out / "checkpoints")
     assert newest is not None and newest.name == "step-00000006"
-    return load_file(newest / "model.safetensors")
+    exported, model = load(out / "model")[0], load(out / "model")[0]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    try:
+        checkpoint.load(newest, model)
+    except CheckpointError:  # adapters
+        return load_file(newest / "model.safetensors")
+    for (name, a), b in zip(model.named_parameters(), exported.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    return {name: p.detach() for name, p in model.named_parameters()}
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +95,22 @@ def test_ranks_train_what_one_process_trains(size, tmp_path, alone):
     alike(run(tmp_path, size), alone[0], weights(tmp_path), alone[1])
 
 
-def test_a_killed_run_goes_on_with_another_number_of_ranks(tmp_path, alone):
-    run(tmp_path, 2, stop=5)
-    alike(run(tmp_path, 1), alone[0], weights(tmp_path), alone[1])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((2, 1, "whole"), (1, 1, "whole")),
+        ((2, 1, "sharded"), (1, 1, "whole")),
+        pytest.param((2, 2, "sharded"), (3, 1, "sharded"), marks=pytest.mark.slow),
+        pytest.param((1, 1, "whole"), (2, 2, "sharded"), marks=pytest.mark.slow),
+        pytest.param((1, 1, "sharded"), (4, 2, "sharded"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_however_ranks_share_it_then(before, after, tmp_path, alone):
+    for (size, context, how), stop in ((before, 5), (after, 0)):
+        metrics = run(tmp_path, size, stop=stop, context=context, weights=how)
+    newest = checkpoint.latest(tmp_path / "checkpoints")
+    assert (newest / checkpoint.SHARDS).is_dir() == (after[2] == "sharded")
+    alike(metrics, alone[0], weights(tmp_path), alone[1])
 
 
 @pytest.mark.slow

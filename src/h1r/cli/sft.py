@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,12 @@ from h1r.errors import ConfigError, DataError
 from h1r.types import Problem, Row
 
 if TYPE_CHECKING:
+    import torch
+
     from h1r.text import Tokenizer
-    from h1r.train.sft import Indexed
+    from h1r.train.ranks import Ranks
+    from h1r.train.sft import Indexed, SftConfig
+    from h1r.train.trainer import LocalTrainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +50,22 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """How the processes of torchrun share the work: context, weights (train.ranks.ShardConfig)."""
+
+    context: int = 1
+    weights: str = "whole"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SftRecipe:
-    """Model, data, training, and the folder that receives checkpoints, metrics and `model/`."""
+    """Model, data, training, how processes share it, and the folder that receives checkpoints, metrics and `model/`."""
 
     out: str
     model: ModelSource = field(default_factory=ModelSource)
     data: DataSource = field(default_factory=DataSource)
     train: dict[str, Any] = field(default_factory=dict)
+    shard: Shard = field(default_factory=Shard)
     threads: int = 0
 
 
@@ -74,21 +87,31 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
 
     from h1r import log
     from h1r.cli.progress import follow
-    from h1r.train import export, lora, sft
+    from h1r.train import lora, sft
     from h1r.train import ranks as together
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     settings = config.build(recipe.train, sft.SftConfig, f"{where}: train")
-    ranks = together.join()
+    ranks = together.join(together.ShardConfig(**asdict(recipe.shard)))
+    device = together.device()
+    place = placing(settings, ranks, device)
     if ranks.first:
-        model, tokenizer = start(recipe)
-    ranks.wait()
-    if not ranks.first:
-        model, tokenizer = start(recipe)  # reads the tokenizer that the first one wrote
+        tokenizer_of(recipe)
+    ranks.wait()  # the others read the tokenizer that the first one wrote
+    model, tokenizer = start(recipe, place)
     rows = procedural_rows(recipe.data, tokenizer) if not recipe.data.files else file_rows(recipe.data, tokenizer)
     out = Path(recipe.out)
-    steps = sft.run(model, rows, settings, out, tokenizer=tokenizer.save, ranks=ranks)
+
+    def finish(trainer: LocalTrainer) -> None:
+        trainer.export(str(out / "model"))
+        if settings.lora and ranks.first:
+            lora.save_adapter(model, out / "adapter", recipe.model.path or "")
+        ranks.wait()
+
+    steps = sft.run(
+        model, rows, settings, out, tokenizer=tokenizer.save, ranks=ranks, device=device, done=finish
+    )  # fmt: skip
 
     def note(m: Mapping[str, float]) -> tuple[int, str]:
         return int(m["step"]), f"loss {m['loss']:.3f}  {m['tokens_per_s']:,.0f} tok/s"
@@ -96,33 +119,44 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
     for _ in follow(stage, settings.steps, steps, note) if ranks.first else steps:
         pass
     if not ranks.first:
-        ranks.wait()
         return {}
-    export(model, out / "model", tokenizer.save)
-    if settings.lora:
-        lora.save_adapter(model, out / "adapter", recipe.model.path or "")
-    ranks.wait()
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
 
 
-def start(recipe: SftRecipe) -> tuple[Any, Tokenizer]:
-    """The model to train and its tokenizer: a checkpoint's, or both new."""
+def placing(settings: SftConfig, ranks: Ranks, device: torch.device) -> Callable[[Any], None] | None:
+    """Cuts each layer over the ranks as soon as it is read, so that no process holds all weights. Adapters come first, whole."""
+    from h1r.train import shard
+    from h1r.train.trainer import computes_in_bf16
+
+    if not ranks.sharded or settings.lora or settings.compile:
+        return None
+    line, bf16 = shard.mesh(device.type), computes_in_bf16(settings.bf16, device)
+    return lambda layer: shard.shard_module(layer, line, bf16=bf16, device=device.type)
+
+
+def tokenizer_of(recipe: SftRecipe) -> Tokenizer:
+    """The checkpoint's tokenizer, the one this run made earlier, or a new one."""
+    from h1r.text import Tokenizer
+
+    if recipe.model.path:
+        return Tokenizer.from_folder(recipe.model.path)
+    folder = Path(recipe.out) / "tokenizer"
+    made = (folder / "tokenizer.json").is_file()
+    return Tokenizer.from_folder(folder) if made else new_tokenizer(recipe.data, folder)
+
+
+def start(recipe: SftRecipe, placed: Callable[[Any], None] | None = None) -> tuple[Any, Tokenizer]:
+    """The model to train and its tokenizer: a checkpoint's, or both new. placed: see model.load."""
     import torch
 
     from h1r import model as models
-    from h1r.text import Tokenizer
 
-    source = recipe.model
+    source, tokenizer = recipe.model, tokenizer_of(recipe)
     if source.path:
-        loaded, _ = models.load(source.path, dtype=torch.float32)
-        return loaded, Tokenizer.from_folder(source.path)
+        return models.load(source.path, dtype=torch.float32, placed=placed)[0], tokenizer
     if source.preset not in models.PRESETS:
         raise ConfigError(f"model.preset={source.preset!r}: must be one of {', '.join(sorted(models.PRESETS))}")
-    folder = Path(recipe.out) / "tokenizer"
-    tokenizer = (
-        Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else new_tokenizer(recipe.data, folder)
-    )
     shape = models.PRESETS[source.preset].to_dict() | {"vocab_size": tokenizer.vocab_size} | source.set
     shape |= {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
     return models.build(models.H1Config.from_dict(shape), seed=source.seed), tokenizer

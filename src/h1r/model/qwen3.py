@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from h1r.model.cache import Cache, Decode, Prefill, Sequences
 from h1r.model.config import Qwen3Config
+from h1r.model.recompute import recompute
 from h1r.ops import Layout, attention, linear, norm
 
 
@@ -109,12 +109,12 @@ class Layer(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """The model without its loss. `checkpointing` recomputes each layer in the backward pass instead of keeping it."""
+    """The model without its loss. `checkpointing`: see model.recompute."""
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.checkpointing: bool | str = False
         self.embed_tokens: Any = nn.Module()
         self.embed_tokens.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.layers: Any = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
@@ -138,7 +138,7 @@ class Qwen3(nn.Module):
         )
         for index, layer in enumerate(self.layers):
             if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(layer, h, turn, layout, use_reentrant=False)
+                h = recompute(layer, self.checkpointing, h, turn, layout)
             else:
                 h = layer(h, turn, layout, index, prefill)
         return norm.rms(h, self.norm.weight, self.config.rms_norm_eps)

@@ -35,13 +35,15 @@ RECOMPUTED = ("rotary_emb.inv_freq", "mamba.mup_vector")
 
 def load(
     path: str | Path, dtype: torch.dtype | str | None = None, fold: bool = False,
-    each: Callable[[Any], None] | None = None,
+    each: Callable[[Any], None] | None = None, placed: Callable[[Any], None] | None = None,
 ) -> tuple[Model, Config]:  # fmt: skip
     """The model in `path` and its config. dtype None keeps the checkpoint's; `fold` multiplies multipliers and norm
     weights into the matrices in fp32 (for inference: a folded model neither trains nor saves).
 
     each  gets every layer once it is folded, and may empty it; embedding and head then stay as they are stored,
           mapped from the file, not copied
+    placed  gets every layer once its weights are in place: training cuts them over its ranks there, so that no process ever
+            holds them all
     Raises CheckpointError (missing, torn, names or shapes that do not fit) or ConfigError.
     """
     folder = Path(path)
@@ -61,11 +63,13 @@ def load(
         for name in names:
             stored, copy = each is not None and not owner, each is None
             kept = None if stored or (fold and owner) else wanted
-            _place(model, name, reader.tensor(hub_name(name), expected[hub_name(name)], kept, copy))
+            place(model, name, reader.tensor(hub_name(name), expected[hub_name(name)], kept, copy))
         if fold and owner:
             layers[owner].fold(wanted)
             if each is not None:
                 each(layers[owner])
+        elif placed is not None and owner:
+            placed(layers[owner])
     if fold:
         model.requires_grad_(False)
     return model.eval() if fold else model, config
@@ -78,9 +82,9 @@ def fold(model: Model, dtype: torch.dtype | None = None) -> Model:
     dtype = dtype or next(model.parameters()).dtype
     with torch.device("meta"):
         out = empty(model.config)
-    source = dict(_named(model))
+    source = dict(named(model))
     for name, _ in list(out.named_parameters()):
-        _place(
+        place(
             out, name, source[name].detach().clone() if _layer_of(name) else source[name].detach().to(dtype, copy=True)
         )
     for layer in out.layers:
@@ -186,7 +190,7 @@ def _check_names(folder: Path, expected: Mapping[str, torch.Size], where: Mappin
         )
 
 
-def _place(model: torch.nn.Module, name: str, tensor: Tensor) -> None:
+def place(model: torch.nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     setattr(module, leaf, torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
@@ -210,7 +214,7 @@ def _write_weights(model: Model, folder: Path, dtype: torch.dtype, shard_bytes: 
 def _shards(model: Model, dtype: torch.dtype, shard_bytes: int) -> Iterator[dict[str, Tensor]]:
     shard: dict[str, Tensor] = {}
     size = 0
-    for name, value in _named(model):
+    for name, value in named(model):
         more = value.numel() * dtype.itemsize
         if shard and size + more > shard_bytes:
             yield shard
@@ -220,7 +224,7 @@ def _shards(model: Model, dtype: torch.dtype, shard_bytes: int) -> Iterator[dict
     yield shard
 
 
-def _named(model: Model) -> Iterator[tuple[str, Tensor]]:
+def named(model: Model) -> Iterator[tuple[str, Tensor]]:
     """Every weight by its plain name; one that is computed from others (torch's parametrizations) by its value."""
     for name, parameter in model.named_parameters():
         owner, between, rest = name.partition(".parametrizations.")

@@ -5,13 +5,14 @@
 
 Exact for any number of ranks and any documents. What crosses ranks, per layer: the state and the decay of a document that a cut
 runs through, the last K-1 inputs of the convolution, and all keys and values (two heads of them in the 7B: about 1 KB a token).
-Every rank takes part in every exchange, forward and backward, also where nothing of it is needed: that is what keeps them in step.
+Every rank takes part in every exchange, forward and backward, also where nothing of it is needed: so they stay in step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Ring:
 
     def gather(self, x: Tensor) -> Tensor:
         """The shares of all ranks in order: [n,...] -> [T,...]; the gradient of a share is the sum of all ranks'."""
-        out: Tensor = _Gather.apply(x, self, tuple(b - a for a, b in zip(self.bounds, self.bounds[1:])))
+        out: Tensor = _Gather.apply(x, self, tuple(b - a for a, b in pairwise(self.bounds)))
         return out
 
     def collect(self, x: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def shard(lengths: Sequence[int], group: Any, rank: int, size: int, device: torc
         starts.append(starts[-1] + n)
     parts: list[list[int]] = []
     pasts = []
-    for begin, end in zip(bounds, bounds[1:]):
+    for begin, end in pairwise(bounds):
         held = [s for s in range(len(lengths)) if starts[s] < end and starts[s + 1] > begin]
         parts.append([min(starts[s + 1], end) - max(starts[s], begin) for s in held])
         pasts.append(begin - min(starts[held[0]], begin))

@@ -4,6 +4,7 @@
         model.safetensors      parameters and persistent buffers, by their module names
         state.safetensors      optimizer moments (by parameter name) and random-number states
         checkpoint.json        what the caller added (step, data position, ...) and the size of every file; written last
+        shards/                instead of the two files where every rank wrote its share (train.saver)
 
 A process killed at any moment leaves the previous checkpoints and at most a hidden `.tmp` folder, which is never read.
 """
@@ -21,12 +22,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_shares
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from h1r.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
+SHARDS = "shards"
 
 
 def folder(root: str | Path, step: int) -> Path:
@@ -48,10 +53,17 @@ def save(
     temporary.mkdir()
     save_file(_tensors(model), temporary / "model.safetensors")
     save_file(_moments(model, optimizer) | _random_states(), temporary / "state.safetensors")
-    files = {f.name: f.stat().st_size for f in sorted(temporary.iterdir())}
-    (temporary / MANIFEST).write_text(json.dumps({"extra": dict(extra or {}), "files": files}), encoding="utf-8")
-    publish(temporary, path)
+    seal(temporary, path, extra or {})
     return path
+
+
+def seal(temporary: Path, path: Path, extra: Mapping[str, Any]) -> None:
+    """Write the manifest of the folder `temporary` and publish it as `path`."""
+    files = {
+        str(f.relative_to(temporary)): f.stat().st_size for f in sorted(temporary.rglob("*")) if f.is_file()
+    }  # fmt: skip
+    (temporary / MANIFEST).write_text(json.dumps({"extra": dict(extra), "files": files}), encoding="utf-8")
+    publish(temporary, path)
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -78,21 +90,14 @@ def load(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
     """
     path = Path(path)
     manifest = _manifest(path)
+    if (path / SHARDS).is_dir():
+        _load_shards(path, model, optimizer)
+        return dict(manifest["extra"])
     tensors, own = load_file(path / "model.safetensors"), _tensors(model)
-    if tensors.keys() != own.keys():
-        missing, extra = sorted(own.keys() - tensors.keys())[:3], sorted(tensors.keys() - own.keys())[:3]
-        raise CheckpointError(
-            f"{path}: written by another model: missing {missing}, unexpected {extra}; "
-            "go on with the config (lora included) it was written with, or give another run folder"
-        )
+    _require_same(path, {n: t.shape for n, t in tensors.items()}, own)
     with torch.no_grad():
         for name, value in own.items():
-            if value.shape != tensors[name].shape:
-                raise CheckpointError(
-                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model {tuple(value.shape)}; "
-                    "use its own config"
-                )
-            value.copy_(tensors[name])
+            value.copy_(_like(value, tensors[name]))
     state = load_file(path / "state.safetensors")
     if optimizer is not None:
         _restore_moments(model, optimizer, state)
@@ -100,6 +105,51 @@ def load(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
     if "rng.cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["rng.cuda"])
     return dict(manifest["extra"])
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What a sharded checkpoint holds: parameters and moments by name."""
+    return {f"model.{name}": value for name, value in _tensors(model).items()} | _moments(model, optimizer)
+
+
+def _load_shards(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Read each rank's part of what any number of ranks wrote."""
+    stored = FileSystemReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+    sizes = {name: getattr(entry, "size", torch.Size()) for name, entry in stored.items()}
+    own, named = _tensors(model), dict(model.named_parameters())
+    given = {name.removeprefix("model."): size for name, size in sizes.items() if name.startswith("model.")}
+    _require_same(path, given, own)
+    wanted = {f"model.{name}": value for name, value in own.items()}
+    moments: dict[str, Tensor] = {}
+    for name, size in sizes.items() if optimizer is not None else ():
+        if name.startswith("optimizer."):
+            parameter = named[name.split(".", 2)[2]]
+            moments[name] = torch.zeros_like(parameter) if size == parameter.shape else torch.zeros(size)
+    load_shares(wanted | moments, checkpoint_id=str(path / SHARDS))
+    if optimizer is not None:
+        _restore_moments(model, optimizer, moments)
+
+
+def _require_same(path: Path, given: Mapping[str, torch.Size], own: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError unless both hold the same tensors."""
+    if given.keys() != own.keys():
+        missing, extra = sorted(own.keys() - given.keys())[:3], sorted(given.keys() - own.keys())[:3]
+        raise CheckpointError(
+            f"{path}: written by another model: missing {missing}, unexpected {extra}; "
+            "go on with the config (lora included) it was written with, or give another run folder"
+        )
+    for name, value in own.items():
+        if value.shape != given[name]:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(given[name])}, the model {tuple(value.shape)}; use its own config"
+            )
+
+
+def _like(value: Tensor, whole: Tensor) -> Tensor:
+    """`whole` cut as `value` is."""
+    if not isinstance(value, DTensor):
+        return whole
+    return distribute_tensor(whole.to(value.device), value.device_mesh, value.placements, src_data_rank=None)
 
 
 def extra(path: str | Path) -> dict[str, Any]:
@@ -152,8 +202,9 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in model.state_dict().items():
-        if value.data_ptr() not in seen or value.numel() == 0:
-            seen.add(value.data_ptr())
+        at = (value.to_local() if isinstance(value, DTensor) else value).data_ptr()
+        if at not in seen or not at:
+            seen.add(at)
             out[name] = value.detach().contiguous() if not value.is_contiguous() else value.detach()
     return out
 
@@ -173,7 +224,9 @@ def _restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, state: 
         if key.startswith("optimizer."):
             _, slot, name = key.split(".", 2)
             # AdamW keeps its step counter on the CPU unless it is fused or capturable on the GPU.
-            optimizer.state[named[name]][slot] = value.to(named[name].device)
+            parameter = named[name]
+            whole = value.shape == parameter.shape and not isinstance(value, DTensor)
+            optimizer.state[parameter][slot] = _like(parameter, value) if whole else value.to(parameter.device)
 
 
 def _random_states() -> dict[str, Tensor]:

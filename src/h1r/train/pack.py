@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from h1r.errors import DataError
 from h1r.ops.layout import Layout
+from h1r.ops.ring import shard
 from h1r.types import Row
 
 WEIGHTS = ("ce", "policy", "kl", "entropy", "measure", "mismatch")
@@ -28,11 +30,11 @@ WEIGHTS = ("ce", "policy", "kl", "entropy", "measure", "mismatch")
 class PackedBatch:
     """One packed row.
 
-    token_ids  [T] int64
+    token_ids  [T] int64; a rank's share of a row holds the token after it too
     layout     where documents start
     streams    name -> [T] f32; entry t belongs to the prediction of token t from the tokens before it
     targets    [M] int64, the t whose prediction is needed; hidden state t-1 predicts token t, both in one document
-    documents  place of each document in the rows that were packed
+    documents  place of each document in the rows that were packed; empty in a row that only keeps step (idle)
     """
 
     token_ids: Tensor
@@ -95,6 +97,31 @@ def pack(
         if max(sum(lengths[i] for i in group) for group in even) <= length:
             groups = even
     return [_join(rows, group, device) for group in groups]
+
+
+def idle(tokens: int, device: torch.device | str | None = None) -> PackedBatch:
+    """A packed row that trains nothing, for a rank that has none left while others compute theirs."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    ids = torch.zeros(tokens, dtype=torch.int64, device=device)
+    return PackedBatch(
+        token_ids=ids, layout=Layout.of((tokens,), device=device), streams={}, targets=nothing, documents=()
+    )
+
+
+def split(batch: PackedBatch, group: Any, rank: int, size: int) -> PackedBatch:
+    """The share of one of `size` ranks that compute a packed row together (ops.ring): a run of its tokens and the targets
+    predicted from them."""
+    layout = shard(batch.layout.lengths, group, rank, size, batch.token_ids.device)
+    assert layout.ring is not None
+    begin, end = layout.ring.begin, layout.ring.end
+    mine = batch.targets[(batch.targets > begin) & (batch.targets <= end)]
+    return replace(
+        batch,
+        token_ids=batch.token_ids[begin : end + 1],
+        layout=layout,
+        streams={name: values[begin : end + 1] for name, values in batch.streams.items()},
+        targets=mine - begin,
+    )
 
 
 def _join(rows: Sequence[Row], group: list[int], device: torch.device | str | None) -> PackedBatch:

@@ -14,11 +14,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from h1r import log
 from h1r.errors import ConfigError, DataError
@@ -28,6 +30,7 @@ from h1r.train.guard import Guard, GuardConfig, suspects
 from h1r.train.lora import LoraConfig
 from h1r.train.optim import OptimConfig
 from h1r.train.ranks import Ranks
+from h1r.train.saver import Saver
 from h1r.train.step import Metrics
 from h1r.train.trainer import LocalTrainer, TrainerConfig
 from h1r.types import Row
@@ -68,7 +71,7 @@ class SftConfig:
     """One SFT run.
 
     tokens       rows are drawn until a step holds at least this many tokens; `rows` > 0 draws that many rows instead
-    length       tokens of a packed row at most; bf16, checkpointing, workers, lora, optim: see TrainerConfig
+    length       tokens of a packed row at most; bf16, checkpointing, compile, workers, lora, optim: see TrainerConfig
     too_long     a row longer than `length`: drop (counted), trim (cut at the right, so its stop token is lost) or error
     denominator  the loss is divided by the summed weight of the step's tokens (weight) or by their number (count)
     save_every   steps between checkpoints; the newest `keep` stay
@@ -82,7 +85,8 @@ class SftConfig:
     too_long: str = "drop"
     denominator: str = "weight"
     bf16: str = "off"
-    checkpointing: bool = False
+    checkpointing: bool | str = False
+    compile: bool = False
     workers: int = 0
     lora: LoraConfig | None = None
     save_every: int = 50
@@ -109,6 +113,7 @@ class SftConfig:
             length=self.length,
             bf16=self.bf16,
             checkpointing=self.checkpointing,
+            compile=self.compile,
             workers=self.workers,
             lora=self.lora,
             optim=self.optim,
@@ -131,15 +136,21 @@ def run(
     *,
     tokenizer: Callable[[Path], object] | None = None,
     ranks: Ranks | None = None,
+    device: torch.device | None = None,
+    done: Callable[[LocalTrainer], object] | None = None,
 ) -> Iterator[Metrics]:
     """Train `model` in place; yields the metrics of each step, which are also appended to run_dir/metrics.jsonl.
 
     Continues from run_dir/checkpoints when there is one, with any number of ranks. The next step's rows are drawn while this one
-    computes. ranks: processes that train together; each runs this loop, the first writes.
+    computes.
+
+    ranks   processes that train together; each runs this loop, the first writes
+    device  where to train, by default where the model lies
+    done    called with the trainer when all steps are done, on every rank
     """
     run_dir, root = Path(run_dir), Path(run_dir) / "checkpoints"
     ranks = ranks or Ranks()
-    trainer = LocalTrainer(model, config.trainer(), tokenizer=tokenizer, ranks=ranks)
+    trainer = LocalTrainer(model, config.trainer(), tokenizer=tokenizer, ranks=ranks, device=device)
     _resume(trainer, rows, root, config)
     if ranks.first:
         _forget_after(run_dir / "metrics.jsonl", trainer.step)
@@ -147,15 +158,13 @@ def run(
     saved, draw = trainer.step, None
     guard = Guard(config.guard, (r["grad_norm"] for r in log.read(run_dir / "metrics.jsonl")))
 
+    saver = Saver(root, config.keep, ranks)
+
     def save() -> None:
         assert draw is not None
-        if not ranks.first:
-            return
-        extra = {"step": trainer.step, "data": dict(draw.state), "config": asdict(config)}
-        checkpoint.save(checkpoint.folder(root, trainer.step), trainer.model, trainer.optimizer, extra)
-        checkpoint.prune(root, config.keep)
+        saver.save(trainer, {"step": trainer.step, "data": dict(draw.state), "config": asdict(config)})
 
-    with ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(1) as ahead, closing(saver):
         pending = ahead.submit(draw_step, rows, config)
         while trainer.step < config.steps:
             start = time.perf_counter()
@@ -171,6 +180,7 @@ def run(
             if ranks.first:
                 log.append(run_dir / "metrics.jsonl", metrics)
             _tell(guard, trainer, metrics, draw.rows)
+            saver.settle()
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 save()
                 saved = trainer.step
@@ -180,12 +190,14 @@ def run(
                 if saved < trainer.step:
                     save()
                 raise
+    if done is not None:
+        done(trainer)
 
 
 def _tell(guard: Guard, trainer: LocalTrainer, metrics: Metrics, rows: Sequence[Row]) -> None:
     """Warn of a step that was skipped or whose gradient stands out, and name the rows behind it."""
     norm = metrics["grad_norm"]
-    if trainer.ranks.first and (metrics["skipped"] or guard.unusual(norm)):
+    if metrics["skipped"] or guard.unusual(norm):  # every rank computes its part of who it was
         worst = ", ".join(f"{name} (loss {loss:.3g})" for name, loss in suspects(trainer, rows))
         what = "skipped" if metrics["skipped"] else f"{guard.times(norm):.1f} times the usual gradient"
         logger.warning("step %d: %s, norm %.3g; rows of largest loss: %s", trainer.step, what, norm, worst)

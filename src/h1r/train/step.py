@@ -14,6 +14,7 @@ from threading import Barrier
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from h1r.model import Model
 from h1r.ops.logprob import LogProb, logprob
@@ -32,7 +33,7 @@ def score(
     Only those positions reach the head: prompts cost no logits.
     """
     with torch.autocast(batch.token_ids.device.type, torch.bfloat16, enabled=autocast):
-        hidden = model(batch.token_ids, batch.layout)
+        hidden = model(batch.token_ids[: batch.layout.tokens], batch.layout)
         weight, multiplier = model.head
         chosen = batch.token_ids[batch.targets]
         # index_select, not indexing: its backward adds in one pass
@@ -49,10 +50,12 @@ def forward_backward(
     temperature: float = 1.0,
     autocast: bool = False,
     pool: Executor | None = None,
+    together: bool = False,
 ) -> Metrics:
     """Accumulate the gradient of `loss` over all batches; sums: loss, its parts, tokens read, targets scored.
 
     With a pool (see `workers`) batches are computed side by side and their gradients added in the order of the batches.
+    together: other ranks compute with this one, so batches without targets are computed like the rest.
     """
     policy = policy or Policy()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -60,7 +63,9 @@ def forward_backward(
     def part(batch: PackedBatch) -> Terms:
         logp, entropy = score(model, batch, temperature, autocast, entropy=LOSSES.get(loss) is not None)
         streams = {name: values[batch.targets] for name, values in batch.streams.items()}
-        return terms(loss, logp, entropy, streams, batch.layout.segments[batch.targets], policy)
+        out = terms(loss, logp, entropy, streams, batch.layout.segments[batch.targets - 1], policy)
+        # a share without targets still takes part in every exchange of the backward pass
+        return out._replace(loss=out.loss + 0.0 * logp.sum()) if together else out
 
     def apart(batch: PackedBatch) -> tuple[tuple[Tensor | None, ...], dict[str, Tensor]]:
         out = part(batch)
@@ -72,7 +77,7 @@ def forward_backward(
         for name, value in metrics.items():
             names[name] = names[name] + value if name in names else value
 
-    live = [batch for batch in batches if len(batch.targets)]
+    live = [batch for batch in batches if together or len(batch.targets)]
     if pool is None or len(live) < 2:
         for batch in live:
             out = part(batch)
@@ -84,7 +89,7 @@ def forward_backward(
             count(metrics)
     values = torch.stack(list(names.values())).tolist() if names else []
     counts = {
-        "tokens": float(sum(len(b.token_ids) for b in batches)),
+        "tokens": float(sum(b.layout.tokens for b in batches if b.documents)),
         "targets": float(sum(len(b.targets) for b in batches)),
     }
     return {"loss": 0.0} | dict(zip(names, values)) | counts
@@ -117,7 +122,7 @@ def update(
     if lr is not None:
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else math.inf))
+    norm = clip_gradients(list(model.parameters()), clip if clip > 0 else math.inf)
     skipped = not math.isfinite(norm)
     if not skipped:
         learnt = [(p, g) for g in optimizer.param_groups if g.get("gain") for p in g["params"] if p.grad is not None]
@@ -127,6 +132,22 @@ def update(
             learn_gain(p, slope, optimizer.state[p], rate * group["gain"], group["betas"])
     optimizer.zero_grad(set_to_none=True)
     return {"grad_norm": norm, "lr": rate, "skipped": float(skipped)}
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
+    """Scale all gradients so that their norm is at most `limit`; the norm before. Of a sharded one each rank holds a part."""
+    sharded = [p.grad for p in parameters if isinstance(p.grad, DTensor)]
+    if not sharded:
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+    parts = [g.to_local() for g in sharded]
+    whole = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    squares = torch.stack([part.double().square().sum() for part in parts]).sum()
+    torch.distributed.all_reduce(squares, group=sharded[0].device_mesh.get_group())
+    norm = float((squares + sum(g.double().square().sum() for g in whole)).sqrt())
+    if norm > limit:
+        for g in (*parts, *whole):
+            g.mul_(limit / (norm + 1e-6))
+    return norm
 
 
 def step(

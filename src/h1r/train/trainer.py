@@ -19,6 +19,7 @@ from h1r.train.loss import Policy
 from h1r.train.optim import OptimConfig, adamw, learning_rate
 from h1r.train.pack import pack
 from h1r.train.ranks import Ranks
+from h1r.train.shard import gather, refuse, shard
 from h1r.train.step import Metrics, forward_backward, score, update, workers
 from h1r.types import Floats, Row
 
@@ -36,7 +37,9 @@ class TrainerConfig:
     length         tokens of a packed row at most: bounds memory, never moves a number
     temperature    log-probabilities are those of logits / temperature (RL: the sampling temperature)
     bf16           autocast: off, on, or auto (where the processor computes in bfloat16)
-    checkpointing  recompute each block's activations in the backward pass: less memory, about a third more time
+    checkpointing  recompute activations in the backward pass: False; True, all of each block (least memory, about a third more
+                   time); selective, all but the results of its matrix products
+    compile        torch.compile each layer (needs a C++ compiler on a CPU): slow first steps, faster ones after
     lora           adapters instead of the weights themselves (lora.LoraConfig)
     workers        threads that each compute a packed row on one core; 0: all cores on a CPU when the model is small, else 1
     """
@@ -45,7 +48,8 @@ class TrainerConfig:
     length: int = 8192
     temperature: float = 1.0
     bf16: str = "off"
-    checkpointing: bool = False
+    checkpointing: bool | str = False
+    compile: bool = False
     workers: int = 0
     lora: LoraConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -56,6 +60,8 @@ class TrainerConfig:
             raise ConfigError(f"steps={self.steps} must be 1 or more and length={self.length} 2 or more")
         if self.workers < 0:
             raise ConfigError(f"workers={self.workers}: must be 0 (chosen here) or more")
+        if self.checkpointing not in (False, True, "selective"):
+            raise ConfigError(f"checkpointing={self.checkpointing!r}: must be false, true or selective")
         if self.temperature <= 0:
             raise ConfigError(f"temperature={self.temperature}: a log-probability needs a temperature above 0")
         if self.bf16 not in ("off", "on", "auto"):
@@ -72,9 +78,12 @@ class LocalTrainer:
         *,
         tokenizer: Callable[[Path], object] | None = None,
         ranks: Ranks | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        """tokenizer writes tokenizer files into each exported folder. ranks: processes that make one update together; all are
-        given the same rows and each computes its share."""
+        """tokenizer  writes tokenizer files into each exported folder
+        ranks      processes that make one update together; all are given the same rows and each computes its share
+        device     where to train, by default where the model lies
+        """
         self.ranks = ranks or Ranks()
         self.model = model.train()
         self.config = config
@@ -83,26 +92,37 @@ class LocalTrainer:
             adapted = lora.attach(model, config.lora)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             logger.info("lora: %d layers adapted, %s parameters trained", len(adapted), f"{trained:,}")
+        self._device = device or next(model.parameters()).device
+        self._autocast = computes_in_bf16(config.bf16, self._device)
+        if config.compile:
+            for layer in model.layers:
+                layer.compile()
+        shard(model, self.ranks, bf16=self._autocast, device=self._device.type)
+        if not self.ranks.sharded:
+            model.to(self._device)
         self.optimizer = adamw(model, config.optim)
         self.step = 0
         self._tokenizer = tokenizer
-        self._device = next(model.parameters()).device
-        self._workers = config.workers or default_workers(model)
+        alone = not self.ranks.together and not self.ranks.sharded and not config.compile
+        self._workers = config.workers or default_workers(model) if alone else 1
         self._pool = workers(self._workers) if self._workers > 1 else None
-        self._autocast = config.bf16 == "on" or (config.bf16 == "auto" and bf16_is_native(self._device))
         if config.checkpointing:
-            model.checkpointing = True
+            model.checkpointing = config.checkpointing
 
     def forward_backward(self, rows: Sequence[Row], loss: str) -> Metrics:
         """Accumulate the gradient of `loss` over `rows`; returns the sums of `step.forward_backward`."""
+        refuse(self.model, loss, self.ranks)
+        mine = self.ranks.share(rows)
+        batches = pack(mine, self.config.length, self._device, parts=self._workers)
         totals = forward_backward(
             self.model,
-            pack(self.ranks.share(rows), self.config.length, self._device, parts=self._workers),
+            self.ranks.deal(batches, self._device),
             loss,
             policy=self.config.policy,
             temperature=self.config.temperature,
             autocast=self._autocast,
             pool=self._pool,
+            together=self.ranks.together,
         )
         if self._unsure and totals["targets"]:
             self._unsure = False
@@ -127,20 +147,26 @@ class LocalTrainer:
         for batch in pack(rows, self.config.length, self._device):
             if not len(batch.targets):
                 continue
-            logp = score(self.model, batch, self.config.temperature, self._autocast).logp
+            part = self.ranks.part(batch)
+            logp = score(self.model, part, self.config.temperature, self._autocast).logp
+            begin = part.layout.ring.begin if part.layout.ring else 0
             values = np.full(len(batch.token_ids), np.nan, np.float32)
-            values[batch.targets.cpu().numpy()] = logp.float().cpu().numpy()
-            parts = np.split(values, np.cumsum(batch.layout.lengths)[:-1])
-            for document, part in zip(batch.documents, parts):
-                out[document] = part
+            values[part.targets.cpu().numpy() + begin] = logp.float().cpu().numpy()
+            values = self.ranks.fill(values)
+            documents = np.split(values, np.cumsum(batch.layout.lengths)[:-1])
+            for place, document in zip(batch.documents, documents):
+                out[place] = document
         return out
 
     def export(self, path: str) -> None:
-        """The weights as a Hugging Face folder, atomically."""
-        export(self.model, path, self._tokenizer)
+        """The weights as a Hugging Face folder, atomically. Of sharded weights every rank must give its part."""
+        whole = gather(self.model, self.ranks) if self.ranks.sharded else self.model
+        if whole is not None and self.ranks.first:
+            export(whole, path, self._tokenizer)
+        self.ranks.wait()
 
     def save(self, path: str) -> None:
-        """A checkpoint `load` continues from, bit for bit."""
+        """A checkpoint `load` continues from, bit for bit (train.saver writes sharded ones)."""
         checkpoint.save(path, self.model, self.optimizer, {"step": self.step})
 
     def load(self, path: str) -> None:
@@ -154,6 +180,11 @@ def default_workers(model: Model) -> int:
     parameters = list(model.parameters())
     small = sum(p.numel() for p in parameters) < SMALL
     return torch.get_num_threads() if parameters[0].device.type == "cpu" and small else 1
+
+
+def computes_in_bf16(wanted: str, device: torch.device) -> bool:
+    """What TrainerConfig.bf16 means on this device."""
+    return wanted == "on" or (wanted == "auto" and bf16_is_native(device))
 
 
 def bf16_is_native(device: torch.device) -> bool:

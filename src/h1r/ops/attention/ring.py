@@ -8,10 +8,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from h1r.ops.attention import packed
 from h1r.ops.layout import Layout
+
+BLOCK = 2048
+"""Queries that meet their keys in one call."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
@@ -33,10 +35,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
 
 
 def _after_past(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [n,Hq,d], the last n of k, v [L,Kv,d] -> [n,Hq,d]."""
-    mask = causal_lower_right(q.shape[0], k.shape[0])
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None],
-        attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1],
-    )  # fmt: skip
-    return out[0].transpose(0, 1)
+    """q [n,Hq,d], the last n of k, v [L,Kv,d] -> [n,Hq,d]; BLOCK queries at a time, so that no mask grows with n L."""
+    past, grouped = k.shape[0] - q.shape[0], q.shape[1] != k.shape[1]
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    outs = []
+    for begin in range(0, q.shape[2], BLOCK):
+        block = q[:, :, begin : begin + BLOCK]
+        rows, seen = block.shape[2], past + begin + block.shape[2]
+        mask = torch.ones(rows, seen, dtype=torch.bool, device=q.device).tril(seen - rows)
+        outs.append(F.scaled_dot_product_attention(block, k[:, :, :seen], v[:, :, :seen], mask, enable_gqa=grouped))
+    return torch.cat(outs, 2)[0].transpose(0, 1)

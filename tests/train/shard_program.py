@@ -1,0 +1,72 @@
+"""Run by test_shard on every rank: what ranks compute together equals what one computes alone, however the work is shared."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest import build_tiny
+from h1r.train import LocalTrainer, OptimConfig, TrainerConfig
+from h1r.train.lora import LoraConfig
+from h1r.train.ranks import Ranks, ShardConfig, join
+from h1r.train.sft import normalise
+from h1r.train.shard import gather
+from h1r.types import Row
+
+
+def row(i: int, longest: int = 40) -> Row:
+    rng = np.random.default_rng(i)
+    length = int(rng.integers(6, longest))
+    weights = rng.random(length, np.float32)
+    weights[: 1 + length // 3] = 0
+    ids = tuple(int(t) for t in rng.integers(3, 64, length))
+    return Row(token_ids=ids, streams={"ce": weights}, id=str(i))
+
+
+def trained(ranks: Ranks, length: int, calls: int, **settings: object):
+    """Loss and norm of three steps, log-probabilities after them, and the weights."""
+    config = TrainerConfig(length=length, workers=1, steps=10, optim=OptimConfig(lr=3e-3, clip=0.05), **settings)
+    trainer = LocalTrainer(build_tiny(), config, ranks=ranks)
+    out = []
+    for step in range(3):
+        rows = normalise([row(100 * step + i) for i in range(7)])
+        parts = [trainer.forward_backward(rows[i::calls], "sft") for i in range(calls)]
+        out.append((sum(p["loss"] for p in parts), trainer.optim_step()["grad_norm"], sum(p["tokens"] for p in parts)))
+    logp = np.concatenate(trainer.logprobs([row(i) for i in range(4)]))
+    whole = gather(trainer.model, ranks) if ranks.sharded else trainer.model
+    return out, logp, None if config.lora else whole  # Adam's first step on a gradient near 0 is a matter of its sign
+
+
+def compare(got, want, what: str) -> None:
+    for (loss, norm, tokens), (loss_w, norm_w, tokens_w) in zip(got[0], want[0], strict=True):
+        assert abs(loss - loss_w) <= 1e-6 * abs(loss_w), f"{what}: loss {loss} {loss_w}"
+        assert abs(norm - norm_w) <= 1e-6 * norm_w, f"{what}: norm {norm} {norm_w}"
+        assert tokens == tokens_w, what
+    assert np.nanmax(np.abs(got[1] - want[1])) <= 1e-4, what
+    assert np.isnan(got[1]).sum() == np.isnan(want[1]).sum(), what
+    if got[2] is not None:
+        for (name, a), b in zip(got[2].named_parameters(), want[2].parameters(), strict=True):
+            assert float((a - b).detach().abs().max()) <= 2e-5 * max(1e-3, float(b.abs().max())), f"{what}: {name}"
+
+
+def main(contexts: list[int]) -> None:
+    torch.set_num_threads(1)
+    alone = {True: trained(Ranks(), 4096, 1, checkpointing=True), False: trained(Ranks(), 4096, 1)}
+    compare(alone[True], alone[False], "checkpointing")
+    lora = trained(Ranks(), 4096, 1, lora=LoraConfig(rank=2))
+    for context, weights in product(contexts, ("whole", "sharded")):
+        ranks = join(ShardConfig(context=context, weights=weights))
+        for length, calls, how in ((4096, 1, False), (48, 1, "selective"), (80, 3, True)):
+            what = f"context {context} of {ranks.size}, {weights}, rows of {length}, {calls} calls"
+            compare(trained(ranks, length, calls, checkpointing=how), alone[False], what)
+        compare(trained(ranks, 64, 1, lora=LoraConfig(rank=2)), lora, f"adapters, context {context}, {weights}")
+    ranks.wait()
+
+
+main([int(c) for c in sys.argv[1].split(",")])
