@@ -61,3 +61,10 @@ def test_extends_merges(tmp_path):
     recipe(tmp_path, "steps: 7\noptim: {lr: 0.1, betas: [0.5, 0.5]}\n", "base.yaml")
     got = config.read(recipe(tmp_path, "extends: base\noptim: {lr: 0.2}\n"), Recipe)
     assert got == Recipe(steps=7, optim=Optim(lr=0.2, betas=(0.5, 0.5)))
+
+
+def test_off_is_a_word_and_true_is_true(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("a: off\nb: true\nc: no\nd: 2.0e-6\n")
+    assert config.load(path) == {"a": "off", "b": True, "c": "no", "d": 2e-6}
+    assert config.override({}, ["bf16=on", "x=False"]) == {"bf16": "on", "x": False}

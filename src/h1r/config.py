@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from h1r.errors import ConfigError
 
@@ -50,7 +51,7 @@ def load(name: str | Path) -> dict[str, Any]:
 
     path = find(name)
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = _parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(e).split())})") from None
     if loaded is None:
@@ -62,6 +63,22 @@ def load(name: str | Path) -> dict[str, Any]:
         return loaded
     beside = path.parent / f"{base}.yaml"
     return merge(load(beside if beside.is_file() else base), loaded)
+
+
+def _parse(text: str) -> Any:
+    """YAML, in which only true and false are truth values: `bf16: off` is the word off, as in YAML 1.2."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, form) for tag, form in known if tag != "tag:yaml.org,2002:bool"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+    return yaml.load(text, Loader)
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +100,7 @@ def override(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
         if not sign or not key.strip():
             raise ConfigError(f"--set {setting!r}: write it as key.subkey=value")
         try:
-            value: Any = yaml.safe_load(text)
+            value: Any = _parse(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {setting!r}: the value is not YAML") from None
         for part in reversed(key.strip().split(".")):

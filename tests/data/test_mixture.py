@@ -86,17 +86,22 @@ def test_bands_and_weights():
 
 
 def test_rl_filter_by_each_rule():
+    def why(name, attempts, config):
+        return difficulty.rl_filter(name, difficulty.from_attempts(attempts), config)
+
     keep, drop = RlFilterConfig(keep=1), RlFilterConfig(keep=0)
-    assert difficulty.rl_filter("p", tries(8), keep) == "always solved"
-    assert [difficulty.rl_filter("p", tries(k), drop) for k in range(1, 8)] == [""] * 7
+    assert why("p", tries(8), keep) == "always solved"
+    assert [why("p", tries(k), drop) for k in range(1, 8)] == [""] * 7
     agree = tries(0, answers=["7"] * 4 + ["1", "2", "3", "4"])
-    assert difficulty.rl_filter("p", agree, keep) == "consistently wrong"
-    assert difficulty.rl_filter("p", tries(0, answers=["7"] * 3 + list("12345")), keep) == ""
-    assert difficulty.rl_filter("p", tries(0), drop) == "never solved"
+    assert why("p", agree, keep) == "consistently wrong"
+    assert why("p", tries(0, answers=["7"] * 3 + list("12345")), keep) == ""
+    assert why("p", tries(0), drop) == "never solved"
     cut = [Attempt(None, False, True)] * 8
-    assert difficulty.rl_filter("p", cut, drop) == "always truncated" and difficulty.rl_filter("p", cut, keep) == ""
-    kept = sum(difficulty.rl_filter(str(i), tries(0), RlFilterConfig(keep=0.2)) == "" for i in range(3000))
+    assert why("p", cut, drop) == "always truncated" and why("p", cut, keep) == ""
+    kept = sum(why(str(i), tries(0), RlFilterConfig(keep=0.2)) == "" for i in range(3000))
     assert 520 < kept < 680
+    with pytest.raises(DataError, match="no pass rate"):
+        difficulty.rl_filter("p", difficulty.Entry(0.5), keep)
 
 
 def mixture(seed: int = 0) -> Mixture:

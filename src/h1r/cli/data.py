@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Problems: make, convert, filter, verify, dedup, contamination, difficulty, mix, inspect.",
+    help="Problems: make, convert, generate, filter, verify, dedup, contamination, difficulty, rl-filter, mix, inspect.",
 )
 
 SOURCE = typer.Argument(..., help="JSONL, Parquet, a folder of them, or hf:NAME.")
@@ -168,22 +168,85 @@ def _statements(against: list[str], data_dir: str) -> dict[str, list[str]]:
     }
 
 
+MODEL_NAME = typer.Option("", help="The model's name at a server's address.")
+
+
 @app.command()
 def difficulty(
     source: str = SOURCE,
     table: str = typer.Option(..., help="The difficulty table (JSONL, appended to; resumable)."),
-    model: str | None = typer.Option(
-        None, help="Pass rates of this checkpoint; without it, by the length of the trace."
-    ),
+    model: str | None = typer.Option(None, help="Pass rates of this checkpoint or server (http://HOST/v1)."),
+    name: str = MODEL_NAME,
+    labels: str = typer.Option("", help="Take this field of each problem's meta: easy, medium, hard, or 0 to 1."),
     n: int = typer.Option(8, help="Rollouts per problem."),
     temperature: float = typer.Option(0.6),
-    max_tokens: int = typer.Option(512),
+    top_p: float = typer.Option(0.95),
+    max_tokens: int = typer.Option(512, help="Per rollout."),
+    seed: int = typer.Option(0),
 ) -> None:
-    """How hard each problem is: one minus a pass rate, or the rank of its trace's length within its domain."""
-    from h1r.cli.data_rollouts import by_length, by_rollouts
+    """How hard each problem is: one minus a pass rate (--model), its label (--labels), or its trace's length in its domain."""
+    from h1r.cli.data_rollouts import by_labels, by_length, by_rollouts
+    from h1r.types import SamplingParams
 
-    count = by_rollouts(source, table, model, n, temperature, max_tokens) if model else by_length(source, table)
+    if model and labels:
+        raise ConfigError("--model and --labels: give one of them")
+    if model:
+        sampling = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens, n=n, seed=seed)
+        count = by_rollouts(source, table, model, name, sampling)
+    else:
+        count = by_labels(source, table, labels) if labels else by_length(source, table)
     print(f"{table}: {count} new entries")
+
+
+@app.command()
+def generate(
+    source: str = SOURCE,
+    out: str = typer.Option(..., "--out", "-o", help="Traces (JSONL, appended to; resumable)."),
+    model: str = typer.Option(..., help="The teacher: a checkpoint folder, or a server's address (http://HOST/v1)."),
+    name: str = MODEL_NAME,
+    n: int = typer.Option(12, help="Traces per problem (Falcon-H1R: 12)."),
+    temperature: float = typer.Option(0.6),
+    top_p: float = typer.Option(0.95),
+    max_tokens: int = typer.Option(32768, help="Per trace; one that does not end is not kept."),
+    seed: int = typer.Option(0),
+) -> None:
+    """Worked traces from a teacher, several per problem. Run again after an interruption: it makes what is missing."""
+    from h1r.cli.data_rollouts import by_teacher
+    from h1r.types import SamplingParams
+
+    sampling = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens, n=n, seed=seed)
+    print(f"{out}: {by_teacher(source, out, model, name, sampling)} new traces")
+
+
+@app.command("rl-filter")
+def rl_filter_(
+    source: str = SOURCE,
+    out: str = OUT,
+    table: str = typer.Option(..., help="Difficulty table with pass rates (h1r data difficulty --model)."),
+    majority: int = typer.Option(4, help="Attempts that agree on a wrong answer before the gold is suspect."),
+    keep: float = typer.Option(0.2, help="Share kept of problems never solved, with scattered or truncated answers."),
+    seed: int = typer.Option(0),
+) -> None:
+    """Problems worth practising: sometimes solved, and a share of those never solved (the report's filter before RL)."""
+    from h1r.data import difficulty as tables
+    from h1r.data import read, write
+
+    entries = tables.read(table)
+    settings = tables.RlFilterConfig(majority=majority, keep=keep, seed=seed)
+    tally: Counter[str] = Counter()
+
+    def kept() -> Iterator[Problem]:
+        for problem in read(source):
+            entry = entries.get(problem.id)
+            if entry is None:
+                raise DataError(f"{table}: no entry for {problem.id}; run h1r data difficulty on {source} first")
+            why = tables.rl_filter(problem.id, entry, settings)
+            tally[why or "kept"] += 1
+            if not why:
+                yield problem
+
+    count = write(out, kept())
+    print(f"{out}: {count} kept; " + ", ".join(f"{c} {why}" for why, c in tally.most_common() if why != "kept"))
 
 
 @app.command()

@@ -22,12 +22,17 @@ LABELS = {"easy": 0.0, "medium": 0.5, "hard": 1.0}
 
 
 class Entry(NamedTuple):
-    """What is known of one problem: difficulty 0 to 1, and its pass rate over n attempts where it was tried."""
+    """What is known of one problem: difficulty 0 to 1, and its pass rate over n attempts where it was tried.
+
+    agreed     attempts that gave the commonest answer, right or wrong;  truncated  attempts that ran out of tokens
+    """
 
     difficulty: float
     pass_rate: float | None = None
     n: int = 0
     source: str = ""
+    agreed: int = 0
+    truncated: int = 0
 
 
 class Attempt(NamedTuple):
@@ -69,7 +74,8 @@ def read(path: str | Path) -> dict[str, Entry]:
     table: dict[str, Entry] = {}
     for number, r in enumerate(log.read(path), 1):
         try:
-            entry = Entry(float(r["difficulty"]), r.get("pass_rate"), int(r.get("n", 0)), str(r.get("source", "")))
+            counts = {key: int(r.get(key, 0)) for key in ("n", "agreed", "truncated")}
+            entry = Entry(float(r["difficulty"]), r.get("pass_rate"), source=str(r.get("source", "")), **counts)
             table[str(r["id"])] = entry
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}, line {number}, field {e}: not a difficulty entry; remove the line") from None
@@ -119,7 +125,9 @@ def from_attempts(attempts: Sequence[Attempt], source: str = "") -> Entry:
     if not attempts:
         raise DataError("a problem without attempts has no pass rate; generate at least one")
     rate = sum(a.correct for a in attempts) / len(attempts)
-    return Entry(1 - rate, rate, len(attempts), source)
+    given = Counter(a.answer for a in attempts if a.answer is not None)
+    agreed = given.most_common(1)[0][1] if given else 0
+    return Entry(1 - rate, rate, len(attempts), source, agreed, sum(a.truncated for a in attempts))
 
 
 def from_lengths(lengths: Mapping[str, int], domains: Mapping[str, str]) -> dict[str, Entry]:
@@ -170,21 +178,22 @@ def weight(difficulty: float | None, config: BandConfig) -> float:
     return float(getattr(config, band(difficulty, config)))
 
 
-def rl_filter(name: str, attempts: Sequence[Attempt], config: RlFilterConfig) -> str:
-    """Why a problem is no use for RL, "" when it is (Falcon-H1R §3.1, with 8 attempts).
+def rl_filter(name: str, entry: Entry, config: RlFilterConfig) -> str:
+    """Why a problem is no use for RL, "" when it is (Falcon-H1R, arXiv:2601.02346 section 3.1, with 8 attempts).
 
     All right: nothing to learn. Some right: kept. None right: when every attempt ran out of tokens, or when answers
     disagree, a seeded share stays; when `majority` of them agree on a wrong answer, the gold is suspect.
+    Raises DataError for a problem that was never tried.
     """
-    right = sum(a.correct for a in attempts)
-    if right == len(attempts):
+    if entry.pass_rate is None or not entry.n:
+        raise DataError(f"{name}: no pass rate in the difficulty table; measure it: h1r data difficulty --model M")
+    if entry.pass_rate >= 1:
         return "always solved"
-    if right:
+    if entry.pass_rate > 0:
         return ""
     lucky = share(name, config.seed) < config.keep
-    if all(a.truncated for a in attempts):
+    if entry.truncated == entry.n:
         return "" if lucky else "always truncated"
-    given = Counter(a.answer for a in attempts if a.answer is not None)
-    if given and given.most_common(1)[0][1] >= config.majority:
+    if entry.agreed >= config.majority:
         return "consistently wrong"
     return "" if lucky else "never solved"

@@ -159,6 +159,11 @@ class Layer(nn.Module):
         q, k = qk.split([c.num_attention_heads, c.num_key_value_heads], 1)
         return self._leave(h, y, gate, step.attend(index, q, k, v).flatten(1), w)
 
+    def compile_around(self) -> None:
+        """torch.compile what stands around the scan, the convolution and attention, which have kernels of their own."""
+        for name in ("weights", "_enter", "_leave"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
+
     def _enter(self, h: Tensor, w: Weights) -> tuple[Tensor, ...]:
         """h [T,D] -> gate [T,inner], xBC [T,C], dt [T,H], queries and keys [T,Hq+Kv,d], v [T,Kv,d]."""
         c = self.config

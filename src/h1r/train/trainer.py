@@ -12,6 +12,7 @@ import torch
 
 from h1r.errors import ConfigError
 from h1r.model import Model
+from h1r.model.falcon_h1 import Layer
 from h1r.train import checkpoint, lora
 from h1r.train.export import export
 from h1r.train.lora import LoraConfig
@@ -39,7 +40,8 @@ class TrainerConfig:
     bf16           autocast: off, on, or auto (where the processor computes in bfloat16)
     checkpointing  recompute activations in the backward pass: False; True, all of each block (least memory, about a third more
                    time); selective, all but the results of its matrix products
-    compile        torch.compile each layer (needs a C++ compiler on a CPU): slow first steps, faster ones after
+    compile        torch.compile each layer around its scan and attention (on a CPU it needs a C++ compiler): slow first steps,
+                   faster ones after
     lora           adapters instead of the weights themselves (lora.LoraConfig)
     workers        threads that each compute a packed row on one core; 0: all cores on a CPU when the model is small, else 1
     """
@@ -96,7 +98,7 @@ class LocalTrainer:
         self._autocast = computes_in_bf16(config.bf16, self._device)
         if config.compile:
             for layer in model.layers:
-                layer.compile()
+                layer.compile_around() if isinstance(layer, Layer) else layer.compile(dynamic=True)
         shard(model, self.ranks, bf16=self._autocast, device=self._device.type)
         if not self.ranks.sharded:
             model.to(self._device)

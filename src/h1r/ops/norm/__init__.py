@@ -1,17 +1,20 @@
-"""Root mean square norms: plain, and gated by SiLU before or after; computed in fp32."""
+"""Root mean square norms: plain, and gated by SiLU before or after; computed in fp32.
+
+torch.compile is given the definition: it fuses by itself."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from h1r.ops.norm import fused
+from h1r.ops.norm import fused, reference
 
 __all__ = ["gated", "rms"]
 
 
 def rms(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x [..., D] * rsqrt(mean x^2 + eps) * weight [D] (None: ones), in x's dtype."""
-    return fused.rms(x, weight, eps)
+    return (reference if torch.compiler.is_compiling() else fused).rms(x, weight, eps)
 
 
 def gated(
@@ -19,4 +22,4 @@ def gated(
 ) -> Tensor:
     """x, gate [..., C] -> [..., C]: norm(x silu(gate)) weight, or norm(x) weight silu(gate); the mean runs over
     C/groups."""
-    return fused.gated(x, gate, weight, eps, groups, norm_before_gate)
+    return (reference if torch.compiler.is_compiling() else fused).gated(x, gate, weight, eps, groups, norm_before_gate)
