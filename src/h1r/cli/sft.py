@@ -38,12 +38,17 @@ class DataSource:
 
     files    JSONL, Parquet or converted traces; none: procedural problems, drawn without end
     weights  by domain or family: how often procedural problems are drawn; by domain: the weight of rows from files
+    table    a difficulty table (h1r data difficulty): rows from files are weighted by their band too
+    bands    edges and weights of the bands: easy_below, hard_from, easy, medium, hard (data.difficulty.BandConfig); a band of
+             weight 0 is left out
     seed     of the order in which rows come
     vocab    size of the tokenizer trained on `sample` of the rows when the model is new
     """
 
     files: tuple[str, ...] = ()
     weights: dict[str, float] = field(default_factory=dict)
+    table: str = ""
+    bands: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     vocab: int = 768
     sample: int = 3000
@@ -208,7 +213,8 @@ def procedural_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
 
 
 def file_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
-    """Rows of the files' problems: an endless seeded shuffle, one epoch after another."""
+    """Rows of the files' problems, each with its domain's weight times its difficulty band's: an endless seeded shuffle, one epoch
+    after another."""
     from random import Random
 
     from h1r.data import Indexed as Files
@@ -216,23 +222,38 @@ def file_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
     from h1r.train.sft import Indexed
 
     sources = [Files(path) for path in data.files]
-    sizes = [len(s) for s in sources]
-    if not sum(sizes):
+    weigh = banded(data)
+    places = [(which, at) for which, source in enumerate(sources) for at in range(len(source))]
+    if not places:
         raise DataError(f"{', '.join(data.files)}: no problems; give files that `h1r data convert` wrote")
+    if data.table:
+        places = [(which, at) for which, at in places if weigh(sources[which][at]) > 0]
+        if not places:
+            raise DataError(f"{data.table}: every band that has problems weighs 0: nothing is left to train on")
     orders: dict[int, list[int]] = {}
 
     def make(index: int) -> Row:
-        epoch, place = divmod(index, sum(sizes))
+        epoch, place = divmod(index, len(places))
         if epoch not in orders:
             orders.clear()
-            orders[epoch] = list(range(sum(sizes)))
+            orders[epoch] = list(range(len(places)))
             Random(f"{data.seed} {epoch}").shuffle(orders[epoch])
-        at = orders[epoch][place]
-        which = 0
-        while at >= sizes[which]:
-            at -= sizes[which]
-            which += 1
+        which, at = places[orders[epoch][place]]
         problem = sources[which][at]
-        return row(problem, tokenizer, weight=data.weights.get(problem.domain, 1.0))
+        return row(problem, tokenizer, weight=data.weights.get(problem.domain, 1.0) * weigh(problem))
 
     return Indexed(make)
+
+
+def banded(data: DataSource) -> Callable[[Problem], float]:
+    """The weight of a problem's difficulty band; 1 for all without a table."""
+    from h1r.data import BandConfig, difficulty
+
+    if not data.table:
+        if data.bands:
+            raise ConfigError("data.bands weigh by difficulty: give data.table too (h1r data difficulty makes one)")
+        return lambda problem: 1.0
+    table, bands = difficulty.read(data.table), config.build(data.bands, BandConfig, "data.bands")
+    if not table:
+        raise DataError(f"{data.table}: no difficulty table; make it with h1r data difficulty")
+    return lambda problem: difficulty.weight(difficulty.of(problem, table), bands)
