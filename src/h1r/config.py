@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from h1r.errors import ConfigError
 
@@ -70,7 +70,7 @@ def _parse(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar = {
+        yaml_implicit_resolvers = {  # noqa: RUF012
             first: [(tag, form) for tag, form in known if tag != "tag:yaml.org,2002:bool"]
             for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }

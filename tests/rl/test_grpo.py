@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from h1r import log
-from h1r.errors import ConfigError, MismatchError
+from h1r.errors import ConfigError, MismatchError, WorkerLost
 from h1r.rl import Folding, GrpoConfig, Journal, grpo, inspect
 from h1r.train import LocalTrainer
 from h1r.types import Score
@@ -229,3 +229,58 @@ def test_settings_are_checked():
     ]:
         with pytest.raises(ConfigError, match=why):
             GrpoConfig(**wrong)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_rollouts_ahead_learn_and_resume_from_the_journal(toy, tmp_path, ahead):
+    config = toy.config(steps=10, ahead=ahead, save_every=2)
+
+    def copy(trainer, generator, version):
+        generator.model.load_state_dict(trainer.model.state_dict())
+        generator.load("", version)
+
+    def go():
+        list(run(toy, tmp_path, config, generator=toy.PlainSampler(toy.build()), sync=copy))
+
+    go()
+    want = numbers(tmp_path)
+    assert [r["step"] for r in want] == list(range(1, 11))
+    assert max(r["staleness"] for r in want) >= 1
+    assert max(r["staleness_max"] for r in want) <= ahead + config.cache_age
+    assert max(r["mismatch_kl"] for r in want) < 1e-10  # of the tokens the current weights wrote
+    assert np.mean([r["reward"] for r in want[-3:]]) > np.mean([r["reward"] for r in want[:3]])
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000010")
+    go()
+    assert numbers(tmp_path) == want
+
+
+def test_a_worker_that_dies_is_done_again_or_ends_the_run(toy, tmp_path):
+    class Dying:
+        def __init__(self, made):
+            self.made, self.calls = made, 0
+
+        def generate(self, prompts, sampling, watches=None):
+            self.calls += 1
+            if self.calls in (2, 3):
+                raise WorkerLost("1 of 2 workers died")
+            return self.made.generate(prompts, sampling)
+
+        def load(self, path, version):
+            self.made.load(path, version)
+
+    def go(folder, redo):
+        config = toy.config(steps=2, redo=redo)
+        made, trainer = toy.parts(config)
+        dying = Dying(made)
+        list(
+            grpo.run(
+                dying, toy.LowIds(), trainer, toy.PROBLEMS, toy.render, config, folder, sync=toy.in_memory
+            )
+        )  # fmt: skip
+        return dying.calls
+
+    assert go(tmp_path / "redone", 2) >= 4
+    list(run(toy, tmp_path / "whole", toy.config(steps=2)))
+    assert numbers(tmp_path / "redone") == numbers(tmp_path / "whole")
+    with pytest.raises(WorkerLost):
+        go(tmp_path / "lost", 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from h1r.types import Generator, Problem, Trainer
 
 if TYPE_CHECKING:
     from h1r import LLM
+    from h1r.rl.config import GrpoConfig
     from h1r.rl.grpo import Sync
     from h1r.verify.sandbox import Sandbox
 
@@ -38,6 +39,32 @@ class ProblemSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Who does the work under `--scale ray`.
+
+    generators, graders  actors that write traces (our engine) and that score them
+    trainers             ranks that train together, an actor each; 0: training stays in this process
+    weights              whole on every trainer, or sharded over them (FSDP2)
+    *_cpus, *_gpus       what Ray reserves for each actor
+    redo                 how often the share of an actor that died is done again before its traces count as unscored
+    address              of a Ray cluster; none: one is started on this machine with `cpus` (0: all)
+    """
+
+    generators: int = 1
+    graders: int = 1
+    trainers: int = 0
+    weights: str = "whole"
+    generator_cpus: float = 1
+    generator_gpus: float = 0
+    grader_cpus: float = 1
+    trainer_cpus: float = 1
+    trainer_gpus: float = 0
+    redo: int = 1
+    address: str | None = None
+    cpus: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoRecipe:
     """The model to improve, what it practises, how, and the folder for journal, checkpoints, metrics and `model/`."""
 
@@ -46,20 +73,31 @@ class GrpoRecipe:
     data: ProblemSource = field(default_factory=ProblemSource)
     rl: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    scale: Scale = field(default_factory=Scale)
     threads: int = 0
 
 
 def grpo(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-grpo)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: rl.steps=5 (repeatable)."),
+    scale: str = typer.Option("", "--scale", help="ray: generators, graders and trainers as actors of a Ray cluster."),
     sandbox: str = wire.SANDBOX,
     unsafe: bool = wire.UNSAFE,
 ) -> None:
     """Improve a model on problems with verifiable answers. Run again after an interruption: it goes on."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("h1r grpo trains in one process: start it without torchrun (h1r sft takes several)")
+        raise ConfigError(
+            "h1r grpo places its own processes: start it without torchrun, with --scale ray --set scale.trainers=N"
+        )
+    if scale not in ("", "ray"):
+        raise ConfigError(f"--scale {scale}: must be ray, or left out (all in this process)")
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
-    metrics = practise(read, where=str(recipe), box=wire.sandbox(sandbox, unsafe))
+    if scale:
+        from h1r.cli.grpo_ray import practise_on_ray
+
+        metrics = practise_on_ray(read, str(recipe), sandbox, unsafe)
+    else:
+        metrics = practise(read, where=str(recipe), box=wire.sandbox(sandbox, unsafe))
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, reward {metrics.get('reward', float('nan')):.3f}")
 
 
@@ -74,20 +112,11 @@ def practise(
     """Run the recipe with a progress bar; returns the last step's metrics. Writes out/model in Hugging Face format."""
     import torch
 
-    from h1r import log
     from h1r import model as models
-    from h1r.cli.progress import follow
     from h1r.rl import grpo
-    from h1r.rl.config import GrpoConfig
-    from h1r.train import LocalTrainer, export
+    from h1r.train import LocalTrainer
 
-    if not Path(recipe.model).is_dir():
-        raise CheckpointError(
-            f"{recipe.model}: no such model folder; run `h1r sft quickstart-sft` first, or --set model=FOLDER"
-        )
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    settings = config.build(recipe.rl, GrpoConfig, f"{where}: rl")
+    settings = prepare(recipe, where)
     problems = practice(recipe.data)
     llm = wire.load_llm(recipe.model, dtype="float32", **recipe.engine)
     assert llm.tokenizer is not None
@@ -96,13 +125,35 @@ def practise(
     out = Path(recipe.out)
     render = wire.prompt_of(llm.tokenizer)
     steps = grpo.run(llm, wire.grader(box), trainer, problems, render, settings, out, sync=in_memory(model, llm))
+    return show(stage, settings.steps, steps, trainer, out)
+
+
+def prepare(recipe: GrpoRecipe, where: str) -> GrpoConfig:
+    """The run's settings, checked before anything heavy starts. Raises CheckpointError, ConfigError."""
+    import torch
+
+    from h1r.rl.config import GrpoConfig
+
+    if not Path(recipe.model).is_dir():
+        raise CheckpointError(
+            f"{recipe.model}: no such model folder; run `h1r sft quickstart-sft` first, or --set model=FOLDER"
+        )
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    return config.build(recipe.rl, GrpoConfig, f"{where}: rl")
+
+
+def show(stage: str, count: int, steps: Iterator[Any], trainer: Trainer, out: Path) -> Mapping[str, float]:
+    """Draw the steps as they come; then write out/model. The last step's metrics."""
+    from h1r import log
+    from h1r.cli.progress import follow
 
     def note(m: Mapping[str, float]) -> tuple[int, str]:
         return int(m["step"]), f"reward {m['reward']:.3f}  length {m['length']:.0f}  KL {m['mismatch_kl']:.1e}"
 
-    for _ in follow(stage, settings.steps, steps, note):
+    for _ in follow(stage, count, steps, note):
         pass
-    export(model, out / "model", llm.tokenizer.save)
+    trainer.export(str(out / "model"))
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
 

@@ -213,8 +213,7 @@ def procedural_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
 
 
 def file_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
-    """Rows of the files' problems, each with its domain's weight times its difficulty band's: an endless seeded shuffle, one epoch
-    after another."""
+    """Rows of the files' problems, weighted by domain and difficulty band: an endless seeded shuffle, epoch after epoch."""
     from random import Random
 
     from h1r.data import Indexed as Files

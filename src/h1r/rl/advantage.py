@@ -7,7 +7,7 @@ ce on correct traces when asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,13 +58,14 @@ def advantages(groups: Sequence[Group], folding: Folding, version: int) -> list[
             if group.rewards[i] is not None and not cut:
                 chosen.append((group, i, values[i]))
     lengths = [len(group.traces[i].token_ids) for group, i, _ in chosen]
-    fresh = sum(n for n, (group, _, _) in zip(lengths, chosen) if group.version == version)
+    new = [fresh(group, i, version) for group, i, _ in chosen]
+    total_new = sum(float(part.sum()) for part in new)
     correct = sum(n for n, (group, i, _) in zip(lengths, chosen) if _is_correct(group, i))
     rows = []
-    for (group, i, advantage), length in zip(chosen, lengths):
+    for (group, i, advantage), length, own in zip(chosen, lengths, new):
         share = weight_of_token(folding, length, sum(lengths), len(chosen))
-        weights = {"policy": advantage * share, "measure": 1 / sum(lengths)}
-        weights["mismatch"] = 1 / fresh if group.version == version else 0.0
+        weights: dict[str, Floats | float] = {"policy": advantage * share, "measure": 1 / sum(lengths)}
+        weights["mismatch"] = own / total_new if total_new else 0.0
         if folding.ce_weight:
             weights["ce"] = folding.ce_weight / correct if _is_correct(group, i) else 0.0
         if folding.kl:
@@ -75,6 +76,13 @@ def advantages(groups: Sequence[Group], folding: Folding, version: int) -> list[
     return rows
 
 
+def fresh(group: Group, i: int, version: int) -> Floats:
+    """1 for each token of trace i that the weights `version` wrote, else 0: [T] f32."""
+    trace = group.traces[i]
+    versions = trace.token_versions or (group.version,) * len(trace.token_ids)
+    return (np.asarray(versions) == version).astype(np.float32)
+
+
 def weight_of_token(folding: Folding, length: int, tokens: int, traces: int) -> float:
     """The reduction's factor of one token, in a trace of `length` among `traces` traces with `tokens` tokens in all."""
     if folding.reduction == "token":
@@ -82,7 +90,7 @@ def weight_of_token(folding: Folding, length: int, tokens: int, traces: int) -> 
     return 1 / (traces * (length if folding.reduction == "sequence" else folding.max_tokens))
 
 
-def row(trace: Trace, weights: dict[str, float], id: str = "") -> Row:
+def row(trace: Trace, weights: Mapping[str, Floats | float], id: str = "") -> Row:
     """Prompt and trace as one row; each weight on every generated token, and the engine's log-probabilities."""
     if not trace.prompt.token_ids:
         raise ConfigError(

@@ -30,6 +30,8 @@ class GrpoConfig:
     clip_low, clip_high, tis_cap                                see train.Policy
     temperature       of sampling, and of every log-probability; top_p and top_k must be off
     max_tokens        of a trace;  format_penalty, overlong     see group.Shaping
+    ahead             steps whose rollouts are collected while earlier ones train: how far behind their weights may be. 0: in turn
+    redo              how often rollouts are made again when their worker died
     updates           optimizer steps per batch of groups; above 1 the old log-probabilities are computed first
     mismatch_limit    largest KL between engine and trainer on fresh tokens before training stops
     curriculum        weigh strata by their running pass rate
@@ -61,6 +63,8 @@ class GrpoConfig:
     max_tokens: int = 256
     format_penalty: float = 0.0
     overlong: int = 0
+    ahead: int = 0
+    redo: int = 2
     updates: int = 1
     mismatch_limit: float = 0.01
     curriculum: bool = False
@@ -95,6 +99,7 @@ class GrpoConfig:
             f"top_p={self.top_p}, top_k={self.top_k}: a truncated sampler has another support than the policy that is "
             "trained, so their ratio is wrong; set top_p=1 and top_k=0 and lower the temperature instead",
         )
+        require(self.ahead >= 0 and self.redo >= 0, f"ahead={self.ahead}, redo={self.redo}: must be 0 or more")
         require(self.updates >= 1, f"updates={self.updates}: must be 1 or more")
         require(self.mismatch_limit > 0, f"mismatch_limit={self.mismatch_limit}: must be above 0")
         require(self.save_every >= 1 and self.keep >= 1, "save_every and keep must be 1 or more")

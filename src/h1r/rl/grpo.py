@@ -7,6 +7,9 @@
 Recipe: Falcon-H1R (arXiv:2601.02346, section 3): group 16, clip 0.2 / 0.28, no KL, no entropy bonus, token-level
 truncated importance sampling with cap 2, groups without variance backfilled from a bounded cache. Every event is in
 run_dir/journal.jsonl before it is used; a killed run continues from its newest checkpoint with the same numbers.
+
+With config.ahead, rollouts and grading of the next steps go on while a step trains. New weights reach the generator in the middle
+of traces, which keep their state and remember which version wrote which token; token-level importance sampling corrects for it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,20 +69,20 @@ def run(
     """
     if config.kl > 0 and reference is None:
         raise ConfigError(f"kl={config.kl} needs a reference policy: give `reference`, or set kl=0")
-    loop = _Loop(generator, grader, trainer, problems, render, config, Path(run_dir), sync, reference)
-    saved = done = loop.resume()
-    while done < config.steps:
-        metrics = loop.step(done + 1)
-        done += 1
-        if done % config.save_every == 0 or done == config.steps:
-            loop.save(done)
-            saved = done
-        try:
-            yield metrics
-        except GeneratorExit:
-            if saved < done:
+    with closing(_Loop(generator, grader, trainer, problems, render, config, Path(run_dir), sync, reference)) as loop:
+        saved = done = loop.resume()
+        while done < config.steps:
+            metrics = loop.step(done + 1)
+            done += 1
+            if done % config.save_every == 0 or done == config.steps:
                 loop.save(done)
-            raise
+                saved = done
+            try:
+                yield metrics
+            except GeneratorExit:
+                if saved < done:
+                    loop.save(done)
+                raise
 
 
 class _Loop:
@@ -105,6 +111,16 @@ class _Loop:
         self.cache = Backfill(config.cache_capacity, config.cache_age)
         self.journal = Journal(run_dir / "journal.jsonl")
         self.replay = Replay({}, [], {})
+        self.version = 0
+        # one thread collects, in the order of the steps: it alone touches the sampler once it runs
+        self.collector = ThreadPoolExecutor(1) if config.ahead else None
+        self.begun: dict[int, Future[dict[str, Any]]] = {}  # the sampler's state before a step's collection
+        self.coming: dict[int, Future[tuple[list[Group], Metrics]]] = {}
+
+    def close(self) -> None:
+        """Let the round that is being written finish: it is in the journal then."""
+        if self.collector is not None:
+            self.collector.shutdown(wait=True, cancel_futures=True)
 
     def resume(self) -> int:
         """Take up where the newest checkpoint left off; the number of steps done."""
@@ -122,22 +138,29 @@ class _Loop:
         if any(r["step"] > done for r in records):
             log.write(metrics, [r for r in records if r["step"] <= done])
         self.sync(self.trainer, self.generator, done)
+        self.version = done
         return done
 
     def step(self, step: int) -> Metrics:
         """Step `step` (from 1): its metrics are on disk when it returns, its weights with the generator."""
         config, version = self.config, step - 1
         start = time.perf_counter()
-        groups, seconds = self._collect(step, version)
+        self._order(step)
+        groups, seconds = self.coming.pop(step).result() if self.collector else self._collect(step, len(self.cache))
+        waited = time.perf_counter() - start
         useful = [group for group in groups if not trivial(group.rewards)]
         choice = choose(useful, config.wanted, self.cache, config.zero_variance, version)
         metrics = {"step": float(step)} | of_groups(groups, useful, choice, self.cache, version)
 
+        for later in range(step + 1, min(step + self.config.ahead, self.config.steps) + 1):
+            self._order(later)
         begin = time.perf_counter()
         metrics |= self._train(choice.groups, version) if choice.groups else self._gap(groups, version)
         trained = time.perf_counter()
         self.sync(self.trainer, self.generator, step)
+        self.version = step
         seconds |= {
+            "wait": waited,
             "train": trained - begin,
             "sync": time.perf_counter() - trained,
             "step": time.perf_counter() - start,
@@ -145,9 +168,12 @@ class _Loop:
         metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
 
         uids = [group.uid for group in choice.groups]
+        # a run that goes on from here draws the next step's problems again, and finds what is in the journal already
+        state = self.begun[step + 1].result() if step + 1 in self.begun else self.sampler.state()
+        self.begun.pop(step, None)
         self.journal.step(
-            step, version=version, trained=uids, cache=self.cache.uids, sampler=self.sampler.state(), metrics=metrics
-        )
+            step, version=version, trained=uids, cache=self.cache.uids, sampler=state, metrics=metrics
+        )  # fmt: skip
         log.append(self.run_dir / "metrics.jsonl", metrics)
         return metrics
 
@@ -157,12 +183,19 @@ class _Loop:
         self.trainer.save(str(checkpoint.folder(root, step)))
         checkpoint.prune(root, self.config.keep)
 
-    def _collect(self, step: int, version: int) -> tuple[list[Group], Metrics]:
-        """Rounds of rollouts until the step has enough groups that teach something, or max_rounds are spent."""
+    def _order(self, step: int) -> None:
+        """Have the collector gather a step's groups after those it was told of before."""
+        if self.collector is not None and step not in self.begun:
+            self.begun[step] = self.collector.submit(self.sampler.state)
+            self.coming[step] = self.collector.submit(self._collect, step, len(self.cache))
+
+    def _collect(self, step: int, cached: int) -> tuple[list[Group], Metrics]:
+        """Rounds of rollouts until the step has enough groups that teach something, or max_rounds are spent. cached: groups in
+        the cache when the collection was ordered."""
         out: list[Group] = []
         seconds = {"generate": 0.0, "grade": 0.0}
         for round in range(self.config.max_rounds):
-            groups, generating, grading = self._round(step, round, version)
+            groups, generating, grading = self._round(step, round)
             seconds["generate"] += generating
             seconds["grade"] += grading
             out += groups
@@ -171,12 +204,12 @@ class _Loop:
                 if known:
                     self.sampler.record(group.problem, float(np.mean(known)))
             useful = sum(not trivial(group.rewards) for group in out)
-            spare = len(self.cache) if self.config.zero_variance == "backfill" else 0
+            spare = cached if self.config.zero_variance == "backfill" else 0
             if useful + spare >= self.config.enough:
                 break
         return out, seconds
 
-    def _round(self, step: int, round: int, version: int) -> tuple[list[Group], float, float]:
+    def _round(self, step: int, round: int) -> tuple[list[Group], float, float]:
         """Draw problems; generate and grade them, or take both from the journal of a killed run."""
         config = self.config
         problems = self.sampler.draw(config.prompts_per_step)
@@ -187,9 +220,10 @@ class _Loop:
         sampling = SamplingParams(
             temperature=config.temperature, max_tokens=config.max_tokens, n=config.group, seed=seed
         )
+        uid, version = f"{step}.{round}", self.version
         groups, generating = generate(
-            self.generator, problems, self.render, sampling, uid=f"{step}.{round}", version=version
-        )
+            self.generator, problems, self.render, sampling, uid=uid, version=version, redo=config.redo
+        )  # fmt: skip
         self.journal.rollout(step, round, key, groups)
         groups, grading = grade(self.grader, groups, config.shaping())
         self.journal.score(step, round, groups)

@@ -12,7 +12,9 @@ floats are base64 of little-endian f32, exact to the bit. A later record of one 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,22 +42,27 @@ class Journal:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock = threading.Lock()
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        with self._lock:  # rollouts are written while a step is
+            log.append(self.path, record)
 
     def rollout(self, step: int, round: int, key: str, groups: Sequence[Group]) -> None:
         record = {"kind": "rollout", "step": step, "round": round, "key": key}
-        log.append(self.path, record | {"groups": [_group_out(group) for group in groups]})
+        self._append(record | {"groups": [_group_out(group) for group in groups]})
 
     def score(self, step: int, round: int, groups: Sequence[Group]) -> None:
         scored = [
             {"uid": g.uid, "scores": [[s.value, s.why] for s in g.scores], "rewards": list(g.rewards)} for g in groups
         ]
-        log.append(self.path, {"kind": "score", "step": step, "round": round, "groups": scored})
+        self._append({"kind": "score", "step": step, "round": round, "groups": scored})
 
     def step(self, step: int, **fields: Any) -> None:
-        log.append(self.path, {"kind": "step", "step": step} | fields)
+        self._append({"kind": "step", "step": step} | fields)
 
     def mismatch(self, step: int, **fields: Any) -> None:
-        log.append(self.path, {"kind": "mismatch", "step": step} | fields)
+        self._append({"kind": "mismatch", "step": step} | fields)
 
     def steps(self) -> list[int]:
         """Numbers of the optimizer steps recorded."""
@@ -119,6 +126,7 @@ def _group_out(group: Group) -> dict[str, Any]:
             "logprobs": _floats_out(t.logprobs),
             "confidence": _floats_out(t.confidence),
             "forced": list(t.forced),
+            "versions": [list(run) for run in _runs(t.token_versions)],
         }
         for t in group.traces
     ]
@@ -141,7 +149,8 @@ def _group_in(written: Mapping[str, Any], scored: Mapping[str, Any], problem_of:
             confidence=_floats_in(t["confidence"]),
             forced=tuple(t.get("forced", ())),
             index=i,
-            version=written["version"],
+            version=t["versions"][-1][0] if t.get("versions") else written["version"],
+            token_versions=tuple(v for v, count in t.get("versions", ()) for _ in range(count)),
         )
         for i, t in enumerate(written["traces"])
     )
@@ -153,6 +162,11 @@ def _group_in(written: Mapping[str, Any], scored: Mapping[str, Any], problem_of:
         rewards=tuple(scored["rewards"]),
         version=written["version"],
     )
+
+
+def _runs(versions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Versions as (version, how many tokens in a row)."""
+    return ((version, len(list(same))) for version, same in groupby(versions))
 
 
 def _floats_out(values: Floats) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from h1r.errors import EndpointError
+from h1r.errors import EndpointError, WorkerLost
 from h1r.rl.group import Group, Shaping, reward
 from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
@@ -22,11 +22,22 @@ def generate(
     *,
     uid: str,
     version: int,
+    redo: int = 0,
 ) -> tuple[list[Group], float]:
-    """One unscored group per problem, and the seconds it took. Group i is named `uid`.i."""
+    """One unscored group per problem, and the seconds it took. Group i is named `uid`.i.
+
+    redo: how often the call is made again when a worker that wrote traces died; then WorkerLost is raised.
+    """
     start = time.perf_counter()
     prompts = [render(problem) for problem in problems]
-    found = generator.generate(prompts, sampling)
+    for left in range(redo, -1, -1):
+        try:
+            found = generator.generate(prompts, sampling)
+            break
+        except WorkerLost as e:
+            if not left:
+                raise
+            logger.warning("rollouts %s are done again: %s", uid, e)
     if len(found) != len(prompts):
         raise EndpointError(
             f"the generator answered {len(found)} of {len(prompts)} prompts: it must give a group for each"

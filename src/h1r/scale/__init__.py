@@ -7,8 +7,8 @@
 Actors hold an engine, a grader or an app; loops stay with the caller. Ray is imported when first used.
 """
 
-from h1r.scale.cluster import cluster
-from h1r.scale.pool import GeneratorPool, GraderPool, generators, graders
+from h1r.scale.cluster import cluster, require
+from h1r.scale.pool import GeneratorPool, GraderPool, TrainerGroup, generators, graders
 from h1r.scale.replicas import Fleet, replicas
 from h1r.scale.vllm import Server, command, launch
 
@@ -17,10 +17,12 @@ __all__ = [
     "GeneratorPool",
     "GraderPool",
     "Server",
+    "TrainerGroup",
     "cluster",
     "command",
     "generators",
     "graders",
     "launch",
     "replicas",
+    "require",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,3 +37,14 @@ def cluster(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         yield
     finally:
         package.shutdown()
+
+
+def require(needed: Mapping[str, float]) -> None:
+    """Raises ConfigError where the session has less of a resource ("CPU", "GPU") in all: its actors would wait for ever."""
+    there = ray().cluster_resources()
+    for name, amount in needed.items():
+        if amount > there.get(name, 0):
+            raise ConfigError(
+                f"the Ray cluster has {there.get(name, 0):g} {name}, the recipe asks for {amount:g}: lower the number of "
+                f"actors or what each reserves (scale.*), or add nodes"
+            )

@@ -1,21 +1,25 @@
-"""Pools of actors that hold any Generator or Grader, built where the actor lives by a factory argument.
+"""Pools of actors that hold any Generator, Grader or Trainer, built where the actor lives by a factory argument.
 
-A call spreads its items over the actors. An actor that dies is replaced before `WorkerLost` reaches the caller, and
-is given the last weights the pool loaded; finished work of the others is discarded with the call, because the caller
-knows whether to redo or to drop it.
+A call spreads its items over the actors. An actor that dies is replaced, and given the last weights the pool loaded. With `redo`
+its share of the call is done again by the replacement, so many times; what is lost even then comes back as aborted traces and
+unscored scores, which are never rewards. Without, `WorkerLost` reaches the caller, who knows whether to redo or to drop the call.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from h1r.errors import ConfigError, H1RError, WorkerLost
 from h1r.scale.cluster import ray
-from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, Score, Trace, Watch
+from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, Score, StopReason, Trace, Watch
 
 log = logging.getLogger(__name__)
+
+LOST: Final = object()
+"""In the place of an answer whose actor died."""
 
 
 class _Holder:
@@ -31,16 +35,18 @@ class _Holder:
         return True
 
 
-class _Actors:
-    """`count` actors around `factory`, kept alive."""
+class Actors:
+    """`count` actors around `factory`, kept alive. Two threads may call at once: weights arrive while traces are written."""
 
-    def __init__(self, count: int, factory: Callable[[], Any], cpus: float, gpus: float) -> None:
+    def __init__(self, count: int, factory: Callable[[], Any], cpus: float, gpus: float, redo: int = 0) -> None:
         if count < 1:
             raise ConfigError(f"count={count}: a pool needs one worker or more")
         self._ray = ray()
-        self._factory, self._resources = factory, {"num_cpus": cpus, "num_gpus": gpus}
+        self._factory = factory
+        self._resources = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": 2}
         self._loaded: tuple[str, int] | None = None
-        self.lost = 0
+        self._lock = threading.Lock()
+        self.redo, self.lost = redo, 0
         self.actors = [self._start() for _ in range(count)]
 
     def _start(self) -> Any:
@@ -49,14 +55,31 @@ class _Actors:
     def call(self, method: str, arguments: Sequence[tuple[Any, ...] | None]) -> list[Any]:
         """Call `method` on actor i with arguments[i] (None: not at all); answers in that order, None where not called.
 
-        Raises the worker's own H1RError as it is, WorkerLost when an actor died.
+        Raises the worker's own H1RError as it is; without `redo`, WorkerLost when an actor died, else LOST is its answer.
         """
+        out = self._once(method, arguments)
+        for _ in range(self.redo):
+            if not any(answer is LOST for answer in out):
+                break
+            missing = [given if answer is LOST else None for given, answer in zip(arguments, out, strict=True)]
+            log.warning("%s: the share of %d lost workers is done again", method, sum(m is not None for m in missing))
+            again = self._once(method, missing)
+            out = [new if answer is LOST else answer for new, answer in zip(again, out, strict=True)]
+        if not self.redo and (dead := sum(answer is LOST for answer in out)):
+            raise WorkerLost(
+                f"{dead} of {len(self.actors)} workers died during {method!r} and were replaced; "
+                "the work of this call is lost: redo or discard it"
+            )
+        return out
+
+    def _once(self, method: str, arguments: Sequence[tuple[Any, ...] | None]) -> list[Any]:
+        with self._lock:
+            actors = list(self.actors)
         references = [
             None if given is None else actor.call.remote(method, *given)
-            for actor, given in zip(self.actors, arguments, strict=True)
+            for actor, given in zip(actors, arguments, strict=True)
         ]
         out: list[Any] = []
-        dead: list[int] = []
         wrong: H1RError | None = None
         for i, reference in enumerate(references):
             try:
@@ -68,20 +91,17 @@ class _Actors:
                 wrong = cause
                 out.append(None)
             except self._ray.exceptions.RayActorError:
-                dead.append(i)
-                out.append(None)
-        if dead:
-            self._replace(dead)
-            raise WorkerLost(
-                f"{len(dead)} of {len(self.actors)} workers died during {method!r} and were replaced; "
-                "the work of this call is lost: redo or discard it"
-            )
+                self._replace(i, actors[i])
+                out.append(LOST)
         if wrong is not None:
             raise wrong
         return out
 
-    def _replace(self, dead: Sequence[int]) -> None:
-        for i in dead:
+    def _replace(self, i: int, dead: Any) -> None:
+        """Start another in place i, once however many threads noticed, with the weights loaded last."""
+        with self._lock:
+            if self.actors[i] is not dead:
+                return
             self.lost += 1
             log.warning("worker %d died; starting another", i)
             self.actors[i] = self._start()
@@ -89,8 +109,11 @@ class _Actors:
                 self.actors[i].call.remote("load", *self._loaded)
 
     def load(self, path: str, version: int) -> None:
-        self._loaded = (path, version)
-        self.call("load", [(path, version)] * len(self.actors))
+        """Swap the weights of every actor; one that dies meanwhile begins with them."""
+        with self._lock:
+            self._loaded = (path, version)
+            count = len(self.actors)
+        self._once("load", [(path, version)] * count)
 
     def close(self) -> None:
         for actor in self.actors:
@@ -101,8 +124,10 @@ class _Actors:
 class GeneratorPool:
     """A Generator over several actors: prompts are dealt out in turn, answers come back in order."""
 
-    def __init__(self, count: int, factory: Callable[[], Generator], *, cpus: float = 1, gpus: float = 0) -> None:
-        self._actors = _Actors(count, factory, cpus, gpus)
+    def __init__(
+        self, count: int, factory: Callable[[], Generator], *, cpus: float = 1, gpus: float = 0, redo: int = 0
+    ) -> None:
+        self._actors = Actors(count, factory, cpus, gpus, redo)
 
     @property
     def lost(self) -> int:
@@ -117,7 +142,7 @@ class GeneratorPool:
     ) -> list[list[Trace]]:
         """As Generator.generate. A Watch lives in one process, so watched prompts need a single local Generator.
 
-        With a seed, worker w draws from seed + w, so that the traces of a run depend on the number of workers.
+        With a seed, worker w draws from seed + 7919 w, so that the traces of a run depend on the number of workers.
         """
         if watches is not None and any(watches):
             raise ConfigError(
@@ -130,12 +155,14 @@ class GeneratorPool:
         )
         out: list[list[Trace]] = [[] for _ in prompts]
         for worker, groups in enumerate(answers):
+            if groups is LOST:
+                groups = [[Trace(prompt=p, token_ids=(), stop=StopReason.ABORT)] * sampling.n for p in dealt[worker]]
             for place, group in enumerate(groups or ()):
                 out[worker + place * count] = group
         return out
 
     def load(self, path: str, version: int) -> None:
-        """Swap the weights of every worker; replacements load the same."""
+        """Swap the weights of every worker, also while it writes traces; replacements load the same."""
         self._actors.load(path, version)
 
     def close(self) -> None:
@@ -146,8 +173,10 @@ class GeneratorPool:
 class GraderPool:
     """A Grader over several actors."""
 
-    def __init__(self, count: int, factory: Callable[[], Grader], *, cpus: float = 1, gpus: float = 0) -> None:
-        self._actors = _Actors(count, factory, cpus, gpus)
+    def __init__(
+        self, count: int, factory: Callable[[], Grader], *, cpus: float = 1, gpus: float = 0, redo: int = 0
+    ) -> None:
+        self._actors = Actors(count, factory, cpus, gpus, redo)
 
     @property
     def lost(self) -> int:
@@ -158,13 +187,13 @@ class GraderPool:
         return len(self._actors.actors)
 
     def grade(self, items: Sequence[tuple[Problem, Trace]]) -> list[Score]:
-        """Scores in the order of `items`."""
+        """Scores in the order of `items`; None-valued where their grader died, also when it was done again."""
         count = len(self)
         dealt = [list(items[i::count]) for i in range(count)]
         answers = self._actors.call("grade", [(hand,) if hand else None for hand in dealt])
-        out: list[Score] = [Score(None, "not graded")] * len(items)
+        out: list[Score] = [Score(None, "unscored: the grader died")] * len(items)
         for worker, scores in enumerate(answers):
-            for place, score in enumerate(scores or ()):
+            for place, score in enumerate(() if scores is LOST else scores or ()):
                 out[worker + place * count] = score
         return out
 
@@ -173,14 +202,103 @@ class GraderPool:
         self._actors.close()
 
 
-def generators(count: int, factory: Callable[[], Generator], *, cpus: float = 1, gpus: float = 0) -> GeneratorPool:
+class TrainerGroup:
+    """A Trainer over `count` ranks, an actor each: every call goes to all of them, the first one answers.
+
+    factory(rank) runs there with the variables of torchrun set (RANK, WORLD_SIZE, MASTER_ADDR, ...), joins and makes the trainer.
+    A rank that dies leaves the others waiting in an exchange, so the group is over: WorkerLost, and the run goes on from its last
+    checkpoint when it is started again.
+    """
+
+    def __init__(self, count: int, factory: Callable[[int], Any], *, cpus: float = 1, gpus: float = 0) -> None:
+        if count < 1:
+            raise ConfigError(f"trainers={count}: must be 1 or more")
+        self._ray = ray()
+        options = {"num_cpus": cpus, "num_gpus": gpus}
+        self._ranks = [self._ray.remote(_Rank).options(**options).remote(rank, count) for rank in range(count)]
+        address = self._ray.get(self._ranks[0].address.remote())
+        self._all("start", factory, address)
+
+    def _all(self, method: str, *args: Any) -> Any:
+        given = [self._ray.put(a) for a in args]
+        waiting = [getattr(rank, method).remote(*given) for rank in self._ranks]
+        try:
+            done, rest = [], list(waiting)
+            while rest:
+                ready, rest = self._ray.wait(rest, num_returns=1)
+                done += self._ray.get(ready)  # the first failure ends the wait
+            return self._ray.get(waiting[0])
+        except self._ray.exceptions.RayTaskError as e:
+            cause = getattr(e, "cause", None)
+            raise cause if isinstance(cause, H1RError) else e from None
+        except self._ray.exceptions.RayActorError:
+            raise WorkerLost(
+                "a trainer's rank died: start the run again, it goes on from its last checkpoint"
+            ) from None
+
+    def forward_backward(self, rows: Sequence[Any], loss: str) -> Mapping[str, float]:
+        return self._all("call", "forward_backward", list(rows), loss)  # type: ignore[no-any-return]
+
+    def optim_step(self) -> Mapping[str, float]:
+        return self._all("call", "optim_step")  # type: ignore[no-any-return]
+
+    def logprobs(self, rows: Sequence[Any]) -> list[Any]:
+        return self._all("call", "logprobs", list(rows))  # type: ignore[no-any-return]
+
+    def export(self, path: str) -> None:
+        self._all("call", "export", path)
+
+    def save(self, path: str) -> None:
+        self._all("call", "save", path)
+
+    def load(self, path: str) -> None:
+        self._all("call", "load", path)
+
+    def close(self) -> None:
+        """End the ranks."""
+        for rank in self._ranks:
+            self._ray.kill(rank, no_restart=True)
+        self._ranks = []
+
+
+class _Rank:
+    """Lives in an actor: one rank of a TrainerGroup."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self._held: Any = None
+
+    def address(self) -> tuple[str, int]:
+        """Where the ranks meet: this machine, a free port."""
+        import socket
+
+        with socket.socket() as s:
+            s.bind(("", 0))
+            return str(ray().util.get_node_ip_address()), int(s.getsockname()[1])
+
+    def start(self, factory: Callable[[int], Any], address: tuple[str, int]) -> None:
+        import os
+
+        here = {"MASTER_ADDR": address[0], "MASTER_PORT": address[1], "RANK": self.rank, "WORLD_SIZE": self.size}
+        os.environ.update({name: str(value) for name, value in here.items()} | {"LOCAL_RANK": "0"})
+        self._held = factory(self.rank)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._held, method)(*args)
+
+
+def generators(
+    count: int, factory: Callable[[], Generator], *, cpus: float = 1, gpus: float = 0, redo: int = 0
+) -> GeneratorPool:
     """`count` actors, each holding what `factory` builds there. Needs a session: `with cluster():`."""
-    return GeneratorPool(count, factory, cpus=cpus, gpus=gpus)
+    return GeneratorPool(count, factory, cpus=cpus, gpus=gpus, redo=redo)
 
 
-def graders(count: int, factory: Callable[[], Grader], *, cpus: float = 1, gpus: float = 0) -> GraderPool:
+def graders(
+    count: int, factory: Callable[[], Grader], *, cpus: float = 1, gpus: float = 0, redo: int = 0
+) -> GraderPool:
     """`count` actors, each holding what `factory` builds there."""
-    return GraderPool(count, factory, cpus=cpus, gpus=gpus)
+    return GraderPool(count, factory, cpus=cpus, gpus=gpus, redo=redo)
 
 
 def _seeded(sampling: SamplingParams, worker: int) -> SamplingParams:

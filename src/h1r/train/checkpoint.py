@@ -17,16 +17,18 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_shares
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from h1r.errors import CheckpointError
+from h1r.train.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,41 @@ def load(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What a sharded checkpoint holds: parameters and moments by name."""
     return {f"model.{name}": value for name, value in _tensors(model).items()} | _moments(model, optimizer)
+
+
+class Writing(NamedTuple):
+    """A sharded checkpoint on its way to disk."""
+
+    future: Any
+    temporary: Path
+    path: Path
+    extra: Mapping[str, Any]
+    first: bool
+
+    def done(self) -> bool:
+        """Whether `finish` will not wait."""
+        return bool(self.future.done())
+
+    def finish(self) -> None:
+        """Wait until all ranks have written; the first one then puts the folder into place."""
+        self.future.result()
+        # the first rank's future is done when every rank has written: it gathers what they wrote into one index
+        if self.first:
+            seal(self.temporary, self.path, self.extra)
+
+
+def save_shards(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any], ranks: Ranks
+) -> Writing:
+    """Begin to write every rank's share of model and optimizer as the folder `path`. Tensors are copied before this returns."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.sharded.tmp")
+    if ranks.first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    ranks.wait()
+    future = async_save(state(model, optimizer), checkpoint_id=str(temporary / SHARDS), process_group=ranks.aside)
+    return Writing(future, temporary, path, dict(extra), ranks.first)
 
 
 def _load_shards(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:

@@ -11,19 +11,13 @@ goes on; the first rank renames the folder into place once all have written, so 
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.state_dict_saver import async_save
-
 from h1r.train import checkpoint
 from h1r.train.ranks import Ranks
 from h1r.train.trainer import LocalTrainer
-
-logger = logging.getLogger(__name__)
 
 
 class Saver:
@@ -31,41 +25,27 @@ class Saver:
 
     def __init__(self, root: Path, keep: int, ranks: Ranks) -> None:
         self.root, self.keep, self.ranks = root, keep, ranks
-        self._pending: tuple[Any, Path, Path, dict[str, Any]] | None = None
+        self._writing: checkpoint.Writing | None = None
 
     def save(self, trainer: LocalTrainer, extra: Mapping[str, Any]) -> None:
         """The state of `trainer` as step-N, N = its step; `extra` (JSON) beside it."""
         path = checkpoint.folder(self.root, trainer.step)
-        if not self.ranks.sharded:
-            if self.ranks.first:
-                checkpoint.save(path, trainer.model, trainer.optimizer, extra)
-                checkpoint.prune(self.root, self.keep)
-            return
         self.close()  # one at a time
-        temporary = path.with_name(f".{path.name}.sharded.tmp")
-        if self.ranks.first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        self.ranks.wait()
-        state = checkpoint.state(trainer.model, trainer.optimizer)
-        future = async_save(
-            state, checkpoint_id=str(temporary / checkpoint.SHARDS), process_group=self.ranks.aside
-        )  # fmt: skip
-        self._pending = (future, temporary, path, dict(extra))
+        if self.ranks.sharded:
+            self._writing = checkpoint.save_shards(path, trainer.model, trainer.optimizer, extra, self.ranks)
+        elif self.ranks.first:
+            checkpoint.save(path, trainer.model, trainer.optimizer, extra)
+            checkpoint.prune(self.root, self.keep)
 
     def settle(self) -> None:
         """Publish the checkpoint in the background if it is written."""
-        if self._pending is not None and self._pending[0].done():
+        if self._writing is not None and self._writing.done():
             self.close()
 
     def close(self) -> None:
         """Wait for the checkpoint in the background and publish it."""
-        if self._pending is None:
-            return
-        future, temporary, path, extra = self._pending
-        self._pending = None
-        future.result()
-        # the first rank's future is done when every rank has written: it gathers what they wrote into one index
-        if self.ranks.first:
-            checkpoint.seal(temporary, path, extra)
-            checkpoint.prune(self.root, self.keep)
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.finish()
+            if self.ranks.first:
+                checkpoint.prune(self.root, self.keep)

@@ -168,8 +168,13 @@ class LocalTrainer:
         self.ranks.wait()
 
     def save(self, path: str) -> None:
-        """A checkpoint `load` continues from, bit for bit (train.saver writes sharded ones)."""
-        checkpoint.save(path, self.model, self.optimizer, {"step": self.step})
+        """A checkpoint `load` continues from, bit for bit. Every rank must call it."""
+        extra = {"step": self.step}
+        if self.ranks.sharded:
+            checkpoint.save_shards(path, self.model, self.optimizer, extra, self.ranks).finish()
+        elif self.ranks.first:
+            checkpoint.save(path, self.model, self.optimizer, extra)
+        self.ranks.wait()
 
     def load(self, path: str) -> None:
         """Continue from a checkpoint."""

@@ -1,0 +1,89 @@
+"""`h1r grpo RECIPE --scale ray`: the same loop, with generators, graders and trainers as actors of a Ray cluster.
+
+The loop stays here; weights go to generators through a folder per version (atomic, so a replacement finds them whole), which
+every node must see, as it must the model, the data and the run's folder.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from h1r.cli import wire
+from h1r.errors import ConfigError
+
+if TYPE_CHECKING:
+    from h1r.cli.grpo import GrpoRecipe
+    from h1r.rl.config import GrpoConfig
+
+
+def practise_on_ray(recipe: GrpoRecipe, where: str, sandbox: str, unsafe: bool) -> Mapping[str, float]:
+    """Run the recipe; returns the last step's metrics. Raises WorkerLost when a trainer's rank dies; start it again then."""
+    from h1r import scale
+    from h1r.cli.grpo import practice, prepare, show
+    from h1r.rl import grpo
+    from h1r.text import Tokenizer
+
+    settings, wanted = prepare(recipe, where), recipe.scale
+    model, out = str(Path(recipe.model).absolute()), Path(recipe.out).absolute()
+    if wanted.trainers == 0 and wanted.weights != "whole":
+        raise ConfigError(f"scale.weights={wanted.weights} needs scale.trainers: ranks to share the weights")
+    problems = practice(recipe.data)
+    render = wire.prompt_of(Tokenizer.from_folder(model))
+    wire.sandbox(sandbox, unsafe)  # a sandbox that is not there is told now, not by an actor
+    needed = {
+        "CPU": wanted.generators * wanted.generator_cpus + wanted.graders * wanted.grader_cpus
+        + wanted.trainers * wanted.trainer_cpus,
+        "GPU": wanted.generators * wanted.generator_gpus + wanted.trainers * wanted.trainer_gpus,
+    }  # fmt: skip
+    # on one machine actors may share cores; a cluster's must be there
+    with scale.cluster(wanted.address, wanted.cpus or max(os.cpu_count() or 1, math.ceil(needed["CPU"]))):
+        scale.require(needed)
+        writers = scale.generators(
+            wanted.generators, partial(engine, model, recipe.engine),
+            cpus=wanted.generator_cpus, gpus=wanted.generator_gpus, redo=wanted.redo,
+        )  # fmt: skip
+        judges = scale.graders(
+            wanted.graders, partial(grader, sandbox, unsafe), cpus=wanted.grader_cpus, redo=wanted.redo
+        )  # fmt: skip
+        make = partial(trainer, model, settings, wanted.weights)
+        group: Any = None
+        if wanted.trainers:
+            group = scale.TrainerGroup(wanted.trainers, make, cpus=wanted.trainer_cpus, gpus=wanted.trainer_gpus)
+        learner = group or make(0)
+        try:
+            steps = grpo.run(writers, judges, learner, problems, render, settings, out)
+            return show("grpo", settings.steps, steps, learner, out)
+        finally:
+            for part in (writers, judges, group):
+                if part is not None:
+                    part.close()
+
+
+def engine(path: str, options: Mapping[str, Any]) -> Any:
+    """In a generator's actor: the model as an LLM."""
+    return wire.load_llm(path, dtype="float32", **options)
+
+
+def grader(sandbox: str, unsafe: bool) -> Any:
+    """In a grader's actor: the verifiers and their sandbox."""
+    return wire.grader(wire.sandbox(sandbox, unsafe))
+
+
+def trainer(path: str, settings: GrpoConfig, weights: str, rank: int) -> Any:
+    """In a trainer's actor (or here): one rank, joined with the others."""
+    import torch
+
+    from h1r import model as models
+    from h1r.text import Tokenizer
+    from h1r.train import LocalTrainer
+    from h1r.train.ranks import ShardConfig, device, join
+
+    ranks = join(ShardConfig(weights=weights))
+    model, _ = models.load(path, dtype=torch.float32)
+    save = Tokenizer.from_folder(path).save
+    return LocalTrainer(model, settings.trainer(), tokenizer=save, ranks=ranks, device=device())
