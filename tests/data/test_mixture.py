@@ -57,7 +57,7 @@ def test_table_survives_a_kill_and_is_not_measured_twice(tmp_path):
     done = list(difficulty.measure(problems, lambda ps: [tries(int(p.id) % 9) for p in ps], path, batch=3))
     assert [p.id for p, _ in done] == ["6", "7", "8", "9"]
     table = difficulty.read(path)
-    assert table["2"] == Entry(0.75, 0.25, 8, "") and table["8"].difficulty == 0 and len(table) == 10
+    assert table["2"] == Entry(0.75, 0.25, 8, "", agreed=2) and table["8"].difficulty == 0 and len(table) == 10
 
 
 def test_a_broken_entry_is_named(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from h1r.errors import ConfigError
-from h1r.rl import Folding, Group, Shaping, advantage, advantages, centred, reward, trivial
+from h1r.rl import Folding, Group, GrpoConfig, Shaping, advantage, advantages, centred, reward, trivial
 from h1r.types import Problem, Prompt, Score, StopReason, Trace
 
 
@@ -125,3 +125,26 @@ def test_forced_tokens_train_nothing():
     assert made.streams["policy"].tolist() == [0, 0, 0.5, 0, 0, 0.5]
     assert made.streams["mismatch"].tolist() == [0, 0, 0.25, 0, 0, 0.25]
     assert made.streams["sampled"].tolist() == [0, 0, -1, -2, -3, -4]
+
+
+@pytest.mark.parametrize(
+    ("asked", "written", "off"),
+    [
+        ("What is 2 + 3?", "2 + 3 = 5, so the answer is 5", 0.0),
+        ("What is 2 + 3?", "\u0442\u0430\u043a: 2 + 3 = 5", 0.5),
+        ("Let \u03b1 = 2", "\u03b1 + 3 = 5", 0.0),
+        ("\u0421\u043a\u043e\u043b\u044c\u043a\u043e?", "\u043f\u044f\u0442\u044c", 0.0),
+        ("\u0421\u043a\u043e\u043b\u044c\u043a\u043e?", "five", 0.5),
+    ],
+)
+def test_a_trace_in_another_script_loses_the_language_penalty(asked, written, off):
+    problem = Problem(id="p", messages=({"role": "user", "content": asked},), kind="math")
+    trace = Trace(prompt=Prompt(), token_ids=(1, 2), stop=StopReason.STOP, text=written)
+    got = reward(trace, Score(1.0, ""), Shaping(language_penalty=0.5), problem)
+    assert got == 1.0 - off
+
+
+def test_products_over_long_traces_are_refused_with_their_figure():
+    with pytest.raises(ConfigError, match=r"max_tokens=48000.*s=0.03: 2e-19"):
+        GrpoConfig(correction="sequence", max_tokens=48000)
+    assert GrpoConfig(correction="sequence", max_tokens=512).trainer().policy.correction == "sequence"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from h1r.errors import ConfigError
-from h1r.train.loss import LOSSES, Policy, Terms, terms
+from h1r.train.loss import CORRECTIONS, LOSSES, Policy, Terms, terms
 
 LOW, HIGH = 0.2, 0.28
 DOCUMENTS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
@@ -80,6 +80,38 @@ def test_importance_sampling_multiplies_and_is_capped():
     tis = (old - sampled).exp().clamp(max=2.0)
     assert tis.max() == 2.0 and tis.min() < 0.5
     torch.testing.assert_close(got, tis * expected("grpo", logp, old, weight), rtol=0, atol=1e-6)
+
+
+def corrected(name, ratio):
+    """What multiplies each token's loss, by the definitions."""
+    inside = (ratio >= 0.5) & (ratio <= 2.0)
+    by_document = [ratio[d == DOCUMENTS].log() for d in range(4)]
+    mean = torch.stack([part.mean().exp() for part in by_document])[DOCUMENTS]
+    return {
+        "tis": ratio.clamp(max=2.0),
+        "icepop": ratio * inside,
+        "mask": inside.double(),
+        "sequence_mask": ratio * ((mean >= 0.5) & (mean <= 2.0)),
+        "sequence": torch.stack([part.sum().exp() for part in by_document])[DOCUMENTS].clamp(max=2.0),
+    }[name]
+
+
+@pytest.mark.parametrize("name", list(CORRECTIONS))
+def test_corrections_multiply_every_token_by_their_definition(name):
+    logp, old, weight = draw(1)
+    sampled = old - torch.tensor([-1.0, -0.3, 0.2, 0.1, -0.1, 0.9, 1.2, 0.8, 0.6, -1.4], dtype=torch.float64)
+    streams = {"policy": weight, "old": old, "sampled": sampled}
+    got = gradient("grpo", logp, streams, Policy(correction=name, tis_cap=2.0, tis_low=0.5))
+    want = corrected(name, (old - sampled).exp())
+    assert len(want.unique()) > 1
+    torch.testing.assert_close(got, want * expected("grpo", logp, old, weight), rtol=0, atol=1e-9)
+
+
+def test_a_correction_that_lets_nothing_pass_is_refused():
+    with pytest.raises(ConfigError, match="tis_low=3"):
+        Policy(correction="icepop", tis_low=3.0)
+    with pytest.raises(ConfigError, match="correction='seq': must be one of tis, icepop"):
+        Policy(correction="seq")
 
 
 def test_without_old_the_current_policy_is_held_fixed():

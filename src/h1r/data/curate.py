@@ -82,7 +82,7 @@ def reason(
         return why
     if _unanswered_calls((*problem.messages, *problem.solution)):
         return "tool result missing"
-    if config.foreign < 1 and _foreign_share(f"{last.get('reasoning_content') or ''} {answer}") > config.foreign:
+    if config.foreign < 1 and foreign_share(f"{last.get('reasoning_content') or ''} {answer}") > config.foreign:
         return "foreign language"
     if config.max_tokens and (count or _words)(text_of((*problem.messages, *problem.solution))) > config.max_tokens:
         return "too long"
@@ -139,7 +139,8 @@ def _unanswered_calls(messages: Iterable[Message]) -> bool:
     return False
 
 
-def _foreign_share(text: str) -> float:
+def foreign_share(text: str) -> float:
+    """Share of a text's letters that are neither Latin nor Greek."""
     letters = [c for c in text if c.isalpha()]
     # Latin with its extensions ends at U+024F, Greek (formulas) is U+0370 to U+03FF
     foreign = sum(not (c <= "\u024f" or "\u0370" <= c <= "\u03ff" or "\u1d00" <= c <= "\u214f") for c in letters)

@@ -14,6 +14,9 @@ from h1r.train.loss import LOSSES, Policy
 from h1r.train.optim import OptimConfig
 from h1r.train.trainer import TrainerConfig
 
+SHORT = 2000
+"""Tokens over which a product of ratios still says something."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoConfig:
@@ -27,9 +30,9 @@ class GrpoConfig:
     cache_capacity    groups kept at most;  cache_age  steps after which one is too old
     loss              grpo, dapo, dr_grpo, gspo, cispo, reinforce
     reduction, baseline, truncated, ce_weight, kl, entropy      see advantage.Folding
-    clip_low, clip_high, tis_cap                                see train.Policy
+    clip_low, clip_high, correction, tis_cap, tis_low           see train.Policy
     temperature       of sampling, and of every log-probability; top_p and top_k must be off
-    max_tokens        of a trace;  format_penalty, overlong     see group.Shaping
+    max_tokens        of a trace;  format_penalty, language_penalty, overlong  see group.Shaping
     ahead             steps whose rollouts are collected while earlier ones train: how far behind their weights may be. 0: in turn
     redo              how often rollouts are made again when their worker died
     updates           optimizer steps per batch of groups; above 1 the old log-probabilities are computed first
@@ -53,7 +56,9 @@ class GrpoConfig:
     truncated: str = "score"
     clip_low: float = 0.2
     clip_high: float = 0.28
+    correction: str = "tis"
     tis_cap: float = 2.0
+    tis_low: float = 0.5
     ce_weight: float = 0.0
     kl: float = 0.0
     entropy: float = 0.0
@@ -62,6 +67,7 @@ class GrpoConfig:
     top_k: int = 0
     max_tokens: int = 256
     format_penalty: float = 0.0
+    language_penalty: float = 0.0
     overlong: int = 0
     ahead: int = 0
     redo: int = 2
@@ -100,6 +106,12 @@ class GrpoConfig:
             "trained, so their ratio is wrong; set top_p=1 and top_k=0 and lower the temperature instead",
         )
         require(self.ahead >= 0 and self.redo >= 0, f"ahead={self.ahead}, redo={self.redo}: must be 0 or more")
+        require(
+            self.correction != "sequence" or self.max_tokens <= SHORT,
+            f"correction=sequence multiplies the ratios of up to max_tokens={self.max_tokens} tokens: with a spread of s per "
+            f"token only exp(-{self.max_tokens} s^2) of the traces keeps any weight (s=0.03: "
+            f"{math.exp(-self.max_tokens * 0.03**2):.0e}); use tis, icepop or sequence_mask, or max_tokens up to {SHORT}",
+        )
         require(self.updates >= 1, f"updates={self.updates}: must be 1 or more")
         require(self.mismatch_limit > 0, f"mismatch_limit={self.mismatch_limit}: must be above 0")
         require(self.save_every >= 1 and self.keep >= 1, "save_every and keep must be 1 or more")
@@ -126,7 +138,13 @@ class GrpoConfig:
             workers=self.workers,
             lora=self.lora,
             optim=self.optim,
-            policy=Policy(clip_low=self.clip_low, clip_high=self.clip_high, tis_cap=self.tis_cap),
+            policy=Policy(
+                clip_low=self.clip_low,
+                clip_high=self.clip_high,
+                correction=self.correction,
+                tis_cap=self.tis_cap,
+                tis_low=self.tis_low,
+            ),
         )
 
     def folding(self) -> Folding:
@@ -141,4 +159,9 @@ class GrpoConfig:
         )
 
     def shaping(self) -> Shaping:
-        return Shaping(format_penalty=self.format_penalty, overlong=self.overlong, max_tokens=self.max_tokens)
+        return Shaping(
+            format_penalty=self.format_penalty,
+            language_penalty=self.language_penalty,
+            overlong=self.overlong,
+            max_tokens=self.max_tokens,
+        )

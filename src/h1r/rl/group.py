@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from h1r.data.curate import foreign_share
 from h1r.errors import ConfigError
 from h1r.types import Problem, Score, StopReason, Trace
 
@@ -36,35 +37,46 @@ class Shaping:
     """What is added to a score to make a reward.
 
     format_penalty  taken off a trace without both a reasoning and an answer
+    language_penalty  taken off a trace more than 5 % of whose letters are of another script than its problem's
     overlong        tokens before max_tokens over which a penalty grows from 0 to 1 (DAPO eq. 13); 0 is off
     max_tokens      the length at which a trace is cut
     """
 
     format_penalty: float = 0.0
+    language_penalty: float = 0.0
     overlong: int = 0
     max_tokens: int = 256
 
     def __post_init__(self) -> None:
-        if self.format_penalty < 0 or not 0 <= self.overlong <= self.max_tokens:
+        if min(self.format_penalty, self.language_penalty) < 0 or not 0 <= self.overlong <= self.max_tokens:
             raise ConfigError(
-                f"format_penalty={self.format_penalty} must be 0 or more, overlong={self.overlong} between 0 and "
-                f"max_tokens={self.max_tokens}"
+                f"format_penalty={self.format_penalty} and language_penalty={self.language_penalty} must be 0 or more, "
+                f"overlong={self.overlong} between 0 and max_tokens={self.max_tokens}"
             )
 
 
-def reward(trace: Trace, score: Score, shaping: Shaping) -> float | None:
+def reward(trace: Trace, score: Score, shaping: Shaping, problem: Problem | None = None) -> float | None:
     """The shaped reward of one trace; None when it is unscored or did not end by itself or by length."""
     if score.value is None or not trace.token_ids or trace.stop is StopReason.ABORT:
         return None
     value = float(score.value)
     if shaping.format_penalty and not formatted(trace):
         value -= shaping.format_penalty
+    if shaping.language_penalty and problem is not None and mixed(trace, problem):
+        value -= shaping.language_penalty
     return value - overlong_penalty(len(trace.token_ids), trace.stop, shaping)
 
 
 def formatted(trace: Trace) -> bool:
     """Whether the trace holds a reasoning and, outside it, an answer or a tool call."""
     return bool(trace.reasoning.strip()) and bool(trace.content.strip() or trace.tool_calls)
+
+
+def mixed(trace: Trace, problem: Problem, limit: float = 0.05) -> bool:
+    """Whether the trace strays from its problem's script: Latin and Greek (formulas) on one side, all others on the other."""
+    asked = foreign_share(" ".join(str(m.get("content") or "") for m in problem.messages))
+    written = foreign_share(trace.text or f"{trace.reasoning} {trace.content}")
+    return written > limit if asked <= limit else written < asked - 0.5
 
 
 def overlong_penalty(tokens: int, stop: StopReason, shaping: Shaping) -> float:

@@ -284,7 +284,7 @@ class _Loop:
 
 def _key(config: GrpoConfig, problems: Sequence[Problem]) -> str:
     """Names the rollouts of a round: the settings and problems they were made with."""
-    named = ("group", "temperature", "max_tokens", "seed", "format_penalty", "overlong")
+    named = ("group", "temperature", "max_tokens", "seed", "format_penalty", "language_penalty", "overlong")
     text = json.dumps([[getattr(config, name) for name in named], [problem.id for problem in problems]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

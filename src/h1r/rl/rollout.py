@@ -70,7 +70,9 @@ def grade(grader: Grader, groups: Sequence[Group], shaping: Shaping) -> tuple[li
             next(scores) if _gradable(trace) else Score(None, f"not graded: {trace.stop.value}")
             for trace in group.traces
         )
-        rewards = tuple(reward(trace, verdict, shaping) for trace, verdict in zip(group.traces, verdicts))
+        rewards = tuple(
+            reward(trace, verdict, shaping, group.problem) for trace, verdict in zip(group.traces, verdicts)
+        )
         out.append(replace(group, scores=verdicts, rewards=rewards))
     return out, time.perf_counter() - start
 

@@ -15,9 +15,11 @@ Notation: l = logp - old, rho = exp(l), A = policy. The coefficient c of -grad l
     gspo                 s A with s = exp(mean of l over the document), 0 where s is clipped as above
     cispo                clip(rho, 1 - low, 1 + high) A, never 0
 
+What the generator and the trainer disagree about, r = p_old / p_sampled, multiplies A as CORRECTIONS say.
+
 grpo, dapo and dr_grpo share one formula and differ in their reduction and advantage, which are folded into A.
 Sources: arXiv:2402.03300 (GRPO), 2503.14476 (DAPO), 2503.20783 (Dr.GRPO), 2507.18071 (GSPO), 2506.13585 (CISPO);
-truncated importance sampling as in Falcon-H1R, arXiv:2601.02346 section 3.2.
+truncated importance sampling as in Falcon-H1R, arXiv:2601.02346 section 3.2; IcePop as in arXiv:2510.18855.
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ class Policy:
     """How far a policy loss trusts a ratio.
 
     clip_low, clip_high  the ratio is held in [1 - clip_low, 1 + clip_high]
-    tis_cap              cap of p_old / p_sampled, which multiplies each token's loss; 0 switches it off
+    correction           what r = p_old / p_sampled, the generator's part of the ratio, does to a token's loss (see CORRECTIONS)
+    tis_cap              the largest r; 0 switches the correction off
+    tis_low              the smallest r that icepop, mask and sequence_mask let pass
     """
 
     clip_low: float = 0.2
     clip_high: float = 0.28
+    correction: str = "tis"
     tis_cap: float = 2.0
+    tis_low: float = 0.5
 
     def __post_init__(self) -> None:
         if not (0 <= self.clip_low <= 1 and self.clip_high >= 0):
@@ -51,6 +57,10 @@ class Policy:
             )
         if self.tis_cap < 0:
             raise ConfigError(f"tis_cap={self.tis_cap}: must be 0 (off) or more")
+        if self.correction not in CORRECTIONS:
+            raise ConfigError(f"correction={self.correction!r}: must be one of {', '.join(CORRECTIONS)}")
+        if self.correction not in ("tis", "sequence") and self.tis_cap and not 0 <= self.tis_low < self.tis_cap:
+            raise ConfigError(f"tis_low={self.tis_low}: must be at least 0 and below tis_cap={self.tis_cap}")
 
 
 class Terms(NamedTuple):
@@ -83,9 +93,7 @@ def clipped(tokens: Tokens, policy: Policy) -> Tensor:
 
 def gspo(tokens: Tokens, policy: Policy) -> Tensor:
     """-min(s A, clip(s) A), s = exp(mean log-ratio over the document's tokens with A != 0): [M] -> scalar."""
-    mask = (tokens.weight != 0).to(tokens.logp.dtype)
-    sums = tokens.logp.new_zeros(2, int(tokens.documents[-1]) + 1)
-    sums = sums.index_add(1, tokens.documents, torch.stack(((tokens.logp - tokens.old) * mask, mask)))
+    sums = _by_document(tokens.logp - tokens.old, tokens.weight != 0, tokens.documents)
     ratio = _ratio(sums[0] / sums[1].clamp(min=1))[tokens.documents]
     bounded = ratio.clamp(1 - policy.clip_low, 1 + policy.clip_high)
     return -torch.minimum(ratio * tokens.weight, bounded * tokens.weight).sum()
@@ -106,6 +114,54 @@ LOSSES: dict[str, Callable[[Tokens, Policy], Tensor] | None] = {
     "gspo": gspo,
     "cispo": cispo,
 }
+
+
+def tis(log_ratio: Tensor, mask: Tensor, documents: Tensor, policy: Policy) -> Tensor:
+    """min(r, cap): truncated importance sampling, Falcon-H1R's. [M] -> [M]."""
+    return _ratio(log_ratio).clamp(max=policy.tis_cap)
+
+
+def icepop(log_ratio: Tensor, mask: Tensor, documents: Tensor, policy: Policy) -> Tensor:
+    """r where low <= r <= cap, else 0: a token the two engines disagree about teaches nothing. [M] -> [M]."""
+    ratio = _ratio(log_ratio)
+    return ratio * _inside(ratio, policy)
+
+
+def token_mask(log_ratio: Tensor, mask: Tensor, documents: Tensor, policy: Policy) -> Tensor:
+    """1 where low <= r <= cap, else 0: [M] -> [M]."""
+    return _inside(_ratio(log_ratio), policy)
+
+
+def sequence_mask(log_ratio: Tensor, mask: Tensor, documents: Tensor, policy: Policy) -> Tensor:
+    """r of the tokens of documents whose geometric mean of r lies in [low, cap], 0 for the others: [M] -> [M]."""
+    sums = _by_document(log_ratio, mask, documents)
+    return _ratio(log_ratio) * _inside(_ratio(sums[0] / sums[1].clamp(min=1)), policy)[documents]
+
+
+def sequence(log_ratio: Tensor, mask: Tensor, documents: Tensor, policy: Policy) -> Tensor:
+    """min(product of r over the document, cap), for short traces only: [M] -> [M]."""
+    return _ratio(_by_document(log_ratio, mask, documents)[0]).clamp(max=policy.tis_cap)[documents]
+
+
+CORRECTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Policy], Tensor]] = {
+    "tis": tis,
+    "icepop": icepop,
+    "mask": token_mask,
+    "sequence_mask": sequence_mask,
+    "sequence": sequence,
+}
+"""Each (log r [M], which tokens train [M], documents [M], policy) -> what multiplies their loss [M], held fixed."""
+
+
+def _inside(ratio: Tensor, policy: Policy) -> Tensor:
+    return ((ratio >= policy.tis_low) & (ratio <= policy.tis_cap)).to(ratio.dtype)
+
+
+def _by_document(values: Tensor, mask: Tensor, documents: Tensor) -> Tensor:
+    """Sums of masked values and of the mask over each document: [M] -> [2,S]."""
+    held = mask.to(values.dtype)
+    sums = values.new_zeros(2, int(documents[-1]) + 1)
+    return sums.index_add(1, documents, torch.stack((values * held, held)))
 
 
 def terms(
@@ -130,10 +186,11 @@ def terms(
         old = streams.get("old", logp.detach())
         weight = streams["policy"]
         if "sampled" in streams and policy.tis_cap > 0:
-            weight = weight * _ratio(old - streams["sampled"]).clamp(max=policy.tis_cap)
+            correct = CORRECTIONS[policy.correction]
+            weight = weight * correct(old - streams["sampled"], weight != 0, documents, policy)
         loss = loss + policy_loss(Tokens(logp, old, weight, documents), policy)
         loss = loss + _regularisers(logp, old, entropy, streams)
-        metrics |= _measures(logp.detach(), old, entropy.detach(), streams, policy)
+        metrics |= _measures(logp.detach(), old, entropy.detach(), streams, documents, policy)
     metrics["loss"] = loss.detach()
     return Terms(loss, metrics)
 
@@ -151,7 +208,7 @@ def _regularisers(logp: Tensor, old: Tensor, entropy: Tensor, streams: Mapping[s
 
 
 def _measures(
-    logp: Tensor, old: Tensor, entropy: Tensor, streams: Mapping[str, Tensor], policy: Policy
+    logp: Tensor, old: Tensor, entropy: Tensor, streams: Mapping[str, Tensor], documents: Tensor, policy: Policy
 ) -> dict[str, Tensor]:
     """Sums under the metric weights: entropy, clip fractions, importance ratios and the engine-trainer gap."""
     out: dict[str, Tensor] = {}
@@ -164,7 +221,9 @@ def _measures(
         log_ratio = old - streams["sampled"]
         ratio = _ratio(log_ratio)
         if "measure" in streams:
-            capped = ratio.clamp(max=policy.tis_cap) if policy.tis_cap > 0 else torch.ones_like(ratio)
+            correct = CORRECTIONS[policy.correction]
+            trains = streams["policy"] != 0
+            capped = correct(log_ratio, trains, documents, policy) if policy.tis_cap > 0 else torch.ones_like(ratio)
             out["tis_mean"], out["tis_square"] = (measure * capped).sum(), (measure * capped.square()).sum()
         if "mismatch" in streams:
             out["mismatch_kl"] = (streams["mismatch"] * _k3(log_ratio)).sum()
