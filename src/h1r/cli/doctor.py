@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
 from h1r.errors import ConfigError
+
+if TYPE_CHECKING:
+    from h1r.doctor import Check
 
 MARKS = {True: "ok     ", False: "FAILED ", None: "skipped"}
 
@@ -36,7 +40,7 @@ def doctor(
         return room.open().level
 
     failed = 0
-    checks = examine(model, sandbox=level) if model is not None else _preflight(str(recipe))
+    checks = examine(model, sandbox=level) if model is not None else _of_recipe(str(recipe))
     for check in checks:
         assert isinstance(check, Check)
         failed += check.ok is False
@@ -52,23 +56,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _preflight(name: str):  # type: ignore[no-untyped-def]
-    """Checks of an SFT recipe: memory, disk, files, and a tiny clone of its model."""
+def _of_recipe(name: str) -> list[Check]:
     from h1r import config
+    from h1r.cli.preflight import sft_checks
     from h1r.cli.sft import SftRecipe
-    from h1r.doctor import preflight
-    from h1r.model import PRESETS
-    from h1r.model.config import read as read_config
-    from h1r.train.sft import SftConfig
 
-    read = config.read(name, SftRecipe)
-    settings = config.build(read.train, SftConfig, f"{name}: train")
-    if read.model.path is None and read.model.preset not in PRESETS:
-        raise ConfigError(f"model.preset={read.model.preset!r}: must be one of {', '.join(sorted(PRESETS))}")
-    shape = read_config(read.model.path) if read.model.path else PRESETS[read.model.preset]
-    return preflight(
-        shape, out=read.out, files=read.data.files, tokens_per_step=settings.length, checkpoints=settings.keep + 1
-    )
+    return sft_checks(config.read(name, SftRecipe), name)
 
 
 def _attacks(as_json: bool, named: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,9 +78,14 @@ class SftRecipe:
 def sft(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-sft)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: train.steps=20 (repeatable)."),
+    preflight: bool = typer.Option(True, "--preflight/--no-preflight", help="Check model, data and machine first."),
 ) -> None:
     """Fine-tune a model on worked traces. Run again after an interruption: it goes on from its last checkpoint."""
     read = config.read(recipe, SftRecipe, settings)
+    if preflight and int(os.environ.get("RANK", "0")) == 0:
+        from h1r.cli.preflight import refuse, sft_checks
+
+        refuse(sft_checks(read, str(recipe)))
     metrics = train(read, where=str(recipe))
     if not metrics:
         return

@@ -58,11 +58,17 @@ def preflight(
     tokens_per_step: int = 8192,
     checkpoints: int = 2,
     free: int | None = None,
+    recompute: bool = False,
+    trained: float = 1.0,
+    ranks: int = 1,
 ) -> list[Check]:
     """Before a training run: do its files exist, can it write, will memory and disk last?
 
     tokens_per_step  of one packed row, which activations are estimated for; checkpoints: kept on disk at a time
     free             bytes of memory to count with; None: what is free now
+    recompute        activations are computed again in the backward pass: only each layer's input is kept
+    trained          share of the parameters that have gradients and moments (adapters: little)
+    ranks            that the weights are cut over
     """
     missing = [str(f) for f in files if not Path(f).is_file()]
     checks = [
@@ -77,9 +83,15 @@ def preflight(
     checks.append(Check("output folder", os.access(place, os.W_OK), f"{place} is writable", "choose another `out`"))
     parameters = parameter_count(config)
     activations = activation_bytes(config, tokens_per_step)
-    need, have = parameters * TRAINING_BYTES + activations, free_memory() if free is None else free
+    if recompute:
+        layers = config.num_hidden_layers
+        activations = activations // layers + 4 * tokens_per_step * layers * config.hidden_size
+    state = int(parameters * (4 + (TRAINING_BYTES - 4) * trained)) // ranks
+    need, have = state + activations, free_memory() if free is None else free
     detail = f"needs about {_gib(need)} ({_gib(activations)} of it activations), free {_gib(have)}"
-    checks.append(Check("memory", need < have, detail, "shorten the packed row, or use a smaller model"))
+    cure = "shorten the packed row (train.length), recompute (train.checkpointing=true), train adapters (train.lora), "
+    cure += "cut the weights over more ranks (shard.weights=sharded), or use a smaller model"
+    checks.append(Check("memory", need < have, detail, cure))
     # one more than are kept: a new one is written before an old one goes
     size = (checkpoints + 1) * parameters * SAVED_BYTES
     left = shutil.disk_usage(place).free
