@@ -1,4 +1,4 @@
-"""`h1r inspect RUN`: what a GRPO step did, from its journal."""
+"""`h1r inspect RUN`: what a GRPO step did, from its journal; `--html`: a whole run as a page."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from pathlib import Path
 
 import typer
 
-from h1r.errors import DataError
+from h1r.errors import ConfigError, DataError
 
 
 def inspect(
     run: str = typer.Argument(..., help="The folder of a GRPO run."),
     step: int | None = typer.Option(None, "--step", help="The step to recompute; default: the last."),
     as_json: bool = typer.Option(False, "--json", help="The whole record as JSON."),
+    html: str = typer.Option("", "--html", help="Write the run as a page: curves, groups, traces token by token."),
+    compare: tuple[str, str] = typer.Option(("", ""), help="Two checkpoint folders, for the page: --compare A B."),
+    prompt: str = typer.Option("", help="What --compare asks both."),
+    max_tokens: int = typer.Option(256, help="Of their answers."),
 ) -> None:
-    """Recompute one step's groups, rewards and advantages."""
+    """Recompute one step's groups, rewards and advantages; or write the whole run as a page (GRPO or SFT)."""
+    if html:
+        from h1r.cli import inspect_page
+
+        if any(compare) and not prompt:
+            raise ConfigError("--compare needs --prompt: a question for both checkpoints")
+        sections = [inspect_page.compare(*compare, prompt, max_tokens)] if any(compare) else []
+        print(inspect_page.write(Path(run), Path(html), sections))
+        return
+    if any(compare):
+        raise ConfigError("--compare goes into a page: give --html FILE")
     from h1r import log
     from h1r.rl.inspect import inspect as recompute
 

@@ -8,6 +8,7 @@ screens and on phones. A report is a list of sections given to `page`.
 from h1r.report.blocks import Cell, code, data, kv, note, table, text, tiles
 from h1r.report.charts import bars, lines, points, stacks
 from h1r.report.figure import Series
+from h1r.report.heat import heat
 from h1r.report.machine import machine
 from h1r.report.markup import Estimate, Html, embed, escape
 from h1r.report.page import Section, page, stylesheet, write
@@ -26,6 +27,7 @@ __all__ = [
     "data",
     "embed",
     "escape",
+    "heat",
     "kv",
     "lines",
     "machine",
