@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from h1r import log
-from h1r.errors import ConfigError, MismatchError, WorkerLost
+from h1r.errors import ConfigError, DivergenceError, MismatchError, WorkerLost
 from h1r.rl import Folding, GrpoConfig, Journal, grpo, inspect
 from h1r.train import LocalTrainer
+from h1r.train.guard import GuardConfig
 from h1r.types import Score
 
 CHILD = """
@@ -284,3 +285,25 @@ def test_a_worker_that_dies_is_done_again_or_ends_the_run(toy, tmp_path):
     assert numbers(tmp_path / "redone") == numbers(tmp_path / "whole")
     with pytest.raises(WorkerLost):
         go(tmp_path / "lost", 1)
+
+
+def test_a_spike_names_its_groups_and_lost_steps_end_the_run(toy, tmp_path, caplog):
+    config = toy.config(steps=8, guard=GuardConfig(warmup=2, factor=5.0, patience=2))
+    made, trainer = toy.parts(config)
+    step, plain = 0, trainer.optim_step
+
+    def broken():
+        nonlocal step
+        step += 1
+        scale = {4: 1e3, 6: float("nan"), 7: float("nan")}.get(step, 1.0)
+        for p in trainer.model.parameters():
+            p.grad *= scale
+        return plain()
+
+    trainer.optim_step = broken
+    parts = (made, toy.LowIds(), trainer, toy.PROBLEMS, toy.render, config, tmp_path)
+    with pytest.raises(DivergenceError, match="2 steps in a row"), caplog.at_level("WARNING"):
+        list(grpo.run(*parts, sync=toy.in_memory))
+    told = [r.getMessage() for r in caplog.records if "norm" in r.getMessage()]
+    assert len(told) == 3 and "step 4" in told[0] and "times the usual gradient" in told[0] and "group 4.0." in told[0]
+    assert "step 6: skipped" in told[1] and "step 7: skipped" in told[2]

@@ -160,7 +160,6 @@ def compare(a: str, b: str, prompt: str, max_tokens: int) -> report.Section:
     )
     gap = scores[1] - scores[0]
     layers = {"log p under B minus under A": gap.tolist(), "log p under A": scores[0].tolist()}
-    caption = (
-        f"B finds A's trace {0.0 - float(gap.sum()):.2f} nats less likely than A does ({0.0 - float(gap.mean()):.3f} a token)."
-    )
+    less, each = 0.0 - float(gap.sum()), 0.0 - float(gap.mean())
+    caption = f"B finds A's trace {less:.2f} nats less likely than A does ({each:.3f} a token)."
     return report.Section(title="Two checkpoints", blocks=[texts, report.heat(pieces, layers, caption=caption)])

@@ -9,6 +9,7 @@ from h1r.errors import ConfigError
 from h1r.rl.advantage import Folding
 from h1r.rl.backfill import ZERO_VARIANCE
 from h1r.rl.group import Shaping
+from h1r.train.guard import GuardConfig
 from h1r.train.lora import LoraConfig
 from h1r.train.loss import LOSSES, Policy
 from h1r.train.optim import OptimConfig
@@ -37,6 +38,7 @@ class GrpoConfig:
     redo              how often rollouts are made again when their worker died
     updates           optimizer steps per batch of groups; above 1 the old log-probabilities are computed first
     mismatch_limit    largest KL between engine and trainer on fresh tokens before training stops
+    guard             what counts as a gradient spike, and when a run without finite gradients ends (train.GuardConfig)
     curriculum        weigh strata by their running pass rate
     length, bf16, checkpointing, workers, lora, optim           see train.TrainerConfig
     """
@@ -73,6 +75,7 @@ class GrpoConfig:
     redo: int = 2
     updates: int = 1
     mismatch_limit: float = 0.01
+    guard: GuardConfig = field(default_factory=GuardConfig)
     curriculum: bool = False
     seed: int = 0
     length: int = 8192

@@ -33,12 +33,13 @@ from h1r.errors import ConfigError, MismatchError
 from h1r.rl.advantage import advantages
 from h1r.rl.backfill import Backfill, choose
 from h1r.rl.config import GrpoConfig
-from h1r.rl.group import Group, trivial
+from h1r.rl.group import Group, centred, trivial
 from h1r.rl.journal import Journal, Replay
 from h1r.rl.measure import after_training, gap, of_groups
 from h1r.rl.rollout import generate, grade
 from h1r.rl.sampler import Sampler
 from h1r.train import checkpoint
+from h1r.train.guard import Guard
 from h1r.types import Floats, Generator, Grader, Problem, Prompt, Row, SamplingParams, Trainer
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class _Loop:
         self.journal = Journal(run_dir / "journal.jsonl")
         self.replay = Replay({}, [], {})
         self.version = 0
+        self.guard = Guard(config.guard)
         # one thread collects, in the order of the steps: it alone touches the sampler once it runs
         self.collector = ThreadPoolExecutor(1) if config.ahead else None
         self.begun: dict[int, Future[dict[str, Any]]] = {}  # the sampler's state before a step's collection
@@ -137,6 +139,8 @@ class _Loop:
         records = list(log.read(metrics))
         if any(r["step"] > done for r in records):
             log.write(metrics, [r for r in records if r["step"] <= done])
+        norms = (r["grad_norm"] for r in log.read(metrics) if r["groups/trained"])
+        self.guard = Guard(self.config.guard, norms)
         self.sync(self.trainer, self.generator, done)
         self.version = done
         return done
@@ -175,7 +179,20 @@ class _Loop:
             step, version=version, trained=uids, cache=self.cache.uids, sampler=state, metrics=metrics
         )  # fmt: skip
         log.append(self.run_dir / "metrics.jsonl", metrics)
+        if choice.groups:
+            self._tell(metrics, choice.groups)
         return metrics
+
+    def _tell(self, metrics: Metrics, groups: Sequence[Group]) -> None:
+        """Warn of a step that was skipped or whose gradient stands out, and name the groups that weigh most in it."""
+        norm = metrics["grad_norm"]
+        if metrics["skipped"] or self.guard.unusual(norm):
+            weight = {g.uid: sum(map(abs, centred(g.rewards, self.config.baseline))) for g in groups}
+            worst = sorted(groups, key=lambda g: -weight[g.uid])[:4]
+            named = ", ".join(f"{g.problem.id} (group {g.uid}, version {g.version})" for g in worst)
+            what = "skipped" if metrics["skipped"] else f"{self.guard.times(norm):.1f} times the usual gradient"
+            logger.warning("step %d: %s, norm %.3g; groups of most weight: %s", metrics["step"], what, norm, named)
+        self.guard.watch(norm)
 
     def save(self, step: int) -> None:
         """Checkpoint the trainer; sampler and cache are in the journal's record of this step."""
