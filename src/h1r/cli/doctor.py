@@ -24,6 +24,14 @@ def doctor(
     backend: list[str] = typer.Option(
         [], "--backend", help="With --sandbox: also docker:IMAGE, podman:IMAGE or runsc."
     ),
+    coord: bool = typer.Option(
+        False, "--coord", help="The coordinate check: does one learning rate serve every width?"
+    ),
+    widths: str = typer.Option("256,512,1024", help="With --coord: multiples of 32."),
+    steps: int = typer.Option(3, help="With --coord: Adam steps."),
+    lr: float = typer.Option(1e-4, help="With --coord."),
+    plain: bool = typer.Option(False, "--plain", help="With --coord: every multiplier 1."),
+    html: str = typer.Option("", "--html", help="With --coord: draw it into this file."),
     as_json: bool = typer.Option(False, "--json"),
 ) -> None:
     """Self-test of a checkpoint: multipliers, parity, stop ids, template, engine against trainer, sandbox level. Exit code 1
@@ -31,8 +39,11 @@ def doctor(
     if sandbox:
         _attacks(as_json, backend)
         return
+    if coord:
+        _coordinates(widths, steps, lr, plain, html)
+        return
     if recipe is None and model is None:
-        raise ConfigError("doctor needs a checkpoint folder, or --sandbox, or --recipe NAME")
+        raise ConfigError("doctor needs a checkpoint folder, or --sandbox, --coord, or --recipe NAME")
     from h1r.doctor import Check, examine
     from h1r.verify import sandbox as room
 
@@ -53,6 +64,18 @@ def doctor(
     if not as_json:
         print(f"{failed} failed" if failed else "all well")
     if failed:
+        raise typer.Exit(1)
+
+
+def _coordinates(widths: str, steps: int, lr: float, plain: bool, html: str) -> None:
+    from h1r.cli.doctor_coord import run
+    from h1r.doctor.coord import CoordConfig
+
+    try:
+        sizes = tuple(int(w) for w in widths.split(","))
+    except ValueError:
+        raise ConfigError(f"--widths {widths}: numbers with commas between, such as 64,128,256") from None
+    if not run(CoordConfig(widths=sizes, steps=steps, lr=lr, plain=plain), html):
         raise typer.Exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import typer
 
 from h1r import config
 from h1r.cli import wire
+from h1r.cli.trackers import OPTION, checked, tracked
 from h1r.errors import CheckpointError, ConfigError, DataError
 from h1r.types import Generator, Problem, Trainer
 
@@ -81,6 +82,7 @@ def grpo(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-grpo)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: rl.steps=5 (repeatable)."),
     scale: str = typer.Option("", "--scale", help="ray: generators, graders and trainers as actors of a Ray cluster."),
+    trackers: list[str] = OPTION,
     sandbox: str = wire.SANDBOX,
     unsafe: bool = wire.UNSAFE,
 ) -> None:
@@ -95,9 +97,10 @@ def grpo(
     if scale:
         from h1r.cli.grpo_ray import practise_on_ray
 
-        metrics = practise_on_ray(read, str(recipe), sandbox, unsafe)
+        metrics = practise_on_ray(read, str(recipe), sandbox, unsafe, checked(trackers))
     else:
-        metrics = practise(read, where=str(recipe), box=wire.sandbox(sandbox, unsafe))
+        box = wire.sandbox(sandbox, unsafe)
+        metrics = practise(read, where=str(recipe), box=box, trackers=checked(trackers))
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, reward {metrics.get('reward', float('nan')):.3f}")
 
 
@@ -107,7 +110,11 @@ def _train_alias(settings: Sequence[str]) -> list[str]:
 
 
 def practise(
-    recipe: GrpoRecipe, where: str = "recipe", stage: str = "grpo", box: Sandbox | None = None
+    recipe: GrpoRecipe,
+    where: str = "recipe",
+    stage: str = "grpo",
+    box: Sandbox | None = None,
+    trackers: Sequence[str] = (),
 ) -> Mapping[str, float]:
     """Run the recipe with a progress bar; returns the last step's metrics. Writes out/model in Hugging Face format."""
     import torch
@@ -125,7 +132,7 @@ def practise(
     out = Path(recipe.out)
     render = wire.prompt_of(llm.tokenizer)
     steps = grpo.run(llm, wire.grader(box), trainer, problems, render, settings, out, sync=in_memory(model, llm))
-    return show(stage, settings.steps, steps, trainer, out)
+    return show(stage, settings.steps, tracked(trackers, out, asdict(recipe), steps), trainer, recipe)
 
 
 def prepare(recipe: GrpoRecipe, where: str) -> GrpoConfig:
@@ -143,10 +150,14 @@ def prepare(recipe: GrpoRecipe, where: str) -> GrpoConfig:
     return config.build(recipe.rl, GrpoConfig, f"{where}: rl")
 
 
-def show(stage: str, count: int, steps: Iterator[Any], trainer: Trainer, out: Path) -> Mapping[str, float]:
-    """Draw the steps as they come; then write out/model. The last step's metrics."""
+def show(stage: str, count: int, steps: Iterator[Any], trainer: Trainer, recipe: GrpoRecipe) -> Mapping[str, float]:
+    """Draw the steps as they come; then write out/model and its card. The last step's metrics."""
     from h1r import log
+    from h1r.cli import card
     from h1r.cli.progress import follow
+    from h1r.cli.sft import sources
+
+    out = Path(recipe.out)
 
     def note(m: Mapping[str, float]) -> tuple[int, str]:
         return int(m["step"]), f"reward {m['reward']:.3f}  length {m['length']:.0f}  KL {m['mismatch_kl']:.1e}"
@@ -154,6 +165,7 @@ def show(stage: str, count: int, steps: Iterator[Any], trainer: Trainer, out: Pa
     for _ in follow(stage, count, steps, note):
         pass
     trainer.export(str(out / "model"))
+    card.write(out / "model", recipe, "grpo", recipe.model, sources(recipe.data.files))
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
 

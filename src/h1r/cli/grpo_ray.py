@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r.cli import wire
+from h1r.cli.trackers import tracked
 from h1r.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from h1r.rl.config import GrpoConfig
 
 
-def practise_on_ray(recipe: GrpoRecipe, where: str, sandbox: str, unsafe: bool) -> Mapping[str, float]:
+def practise_on_ray(
+    recipe: GrpoRecipe, where: str, sandbox: str, unsafe: bool, trackers: Sequence[str] = ()
+) -> Mapping[str, float]:
     """Run the recipe; returns the last step's metrics. Raises WorkerLost when a trainer's rank dies; start it again then."""
     from h1r import scale
     from h1r.cli.grpo import practice, prepare, show
@@ -57,7 +61,7 @@ def practise_on_ray(recipe: GrpoRecipe, where: str, sandbox: str, unsafe: bool) 
         learner = group or make(0)
         try:
             steps = grpo.run(writers, judges, learner, problems, render, settings, out)
-            return show("grpo", settings.steps, steps, learner, out)
+            return show("grpo", settings.steps, tracked(trackers, out, asdict(recipe), steps), learner, recipe)
         finally:
             for part in (writers, judges, group):
                 if part is not None:

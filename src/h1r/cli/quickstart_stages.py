@@ -110,6 +110,7 @@ def eval_sft(recipe: QuickstartRecipe, found: Found) -> Found:
 def eval_grpo(recipe: QuickstartRecipe, found: Found) -> Found:
     """pass@1 after reinforcement learning, and the paired difference, whole and by slice."""
     from h1r import evals
+    from h1r.cli import card
 
     out = Path(recipe.out)
     after = _evaluate(recipe, "grpo", out / "model")
@@ -120,6 +121,13 @@ def eval_grpo(recipe: QuickstartRecipe, found: Found) -> Found:
          "verdict": evals.verdict(s.paired, adjusted=s.adjusted)}
         for s in compared.strata
     ]  # fmt: skip
+    asked = f"{after['problems']} held-out problems, {after['samples']} samples at temperature {recipe.temperature:g}"
+    rows = {"pass@1": (after["pass1"], *after["interval"], asked)}
+    rows |= {
+        f"pass@1, {name}": (r.average.value, r.average.low, r.average.high, asked)
+        for name, r in evals.by(now, "domain").items()
+    }
+    card.results(out / "model", rows)
     return {**after, "paired": compared.whole._asdict(), "strata": strata}
 
 

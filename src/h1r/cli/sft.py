@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from h1r import config
+from h1r.cli import card
+from h1r.cli.trackers import OPTION, checked, tracked
 from h1r.errors import ConfigError, DataError
 from h1r.types import Problem, Row
 
@@ -78,6 +80,7 @@ class SftRecipe:
 def sft(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-sft)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: train.steps=20 (repeatable)."),
+    trackers: list[str] = OPTION,
     preflight: bool = typer.Option(True, "--preflight/--no-preflight", help="Check model, data and machine first."),
 ) -> None:
     """Fine-tune a model on worked traces. Run again after an interruption: it goes on from its last checkpoint."""
@@ -86,18 +89,21 @@ def sft(
         from h1r.cli.preflight import refuse, sft_checks
 
         refuse(sft_checks(read, str(recipe)))
-    metrics = train(read, where=str(recipe))
+    metrics = train(read, where=str(recipe), trackers=checked(trackers))
     if not metrics:
         return
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, loss {metrics.get('loss', float('nan')):.4f}")
 
 
-def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mapping[str, float]:
+def train(
+    recipe: SftRecipe, where: str = "recipe", stage: str = "sft", trackers: Sequence[str] = ()
+) -> Mapping[str, float]:
     """Run the recipe with a progress bar; returns the last step's metrics. Writes out/model in Hugging Face format."""
     import torch
 
     from h1r import log
     from h1r.cli.progress import follow
+    from h1r.model.presets import flops_per_token
     from h1r.train import lora, sft
     from h1r.train import ranks as together
 
@@ -116,16 +122,23 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
 
     def finish(trainer: LocalTrainer) -> None:
         trainer.export(str(out / "model"))
+        if ranks.first:
+            card.write(out / "model", recipe, "sft", recipe.model.path or "", sources(recipe.data.files))
         if settings.lora and ranks.first:
             lora.save_adapter(model, out / "adapter", recipe.model.path or "")
         ranks.wait()
 
-    steps = sft.run(
+    steps: Iterator[Mapping[str, float]] = sft.run(
         model, rows, settings, out, tokenizer=tokenizer.save, ranks=ranks, device=device, done=finish
     )  # fmt: skip
 
+    if ranks.first and trackers:
+        steps = tracked(trackers, out, asdict(recipe), steps)
+    flops, peak = flops_per_token(model.config), peak_flops(device) * ranks.size
+
     def note(m: Mapping[str, float]) -> tuple[int, str]:
-        return int(m["step"]), f"loss {m['loss']:.3f}  {m['tokens_per_s']:,.0f} tok/s"
+        mfu = f"  MFU {flops * m['tokens_per_s'] / peak:.1%}" if peak else ""
+        return int(m["step"]), f"loss {m['loss']:.3f}  {m['tokens_per_s']:,.0f} tok/s{mfu}"
 
     for _ in follow(stage, settings.steps, steps, note) if ranks.first else steps:
         pass
@@ -133,6 +146,23 @@ def train(recipe: SftRecipe, where: str = "recipe", stage: str = "sft") -> Mappi
         return {}
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
+
+
+def sources(files: Sequence[str]) -> list[str]:
+    """What a model card says of the data."""
+    return list(files) or ["procedural problems of `h1r data make` (train side), drawn without end"]
+
+
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
+"""Dense bf16 FLOP/s of a GPU whose name holds the word."""
+
+
+def peak_flops(device: torch.device) -> float:
+    """What the device could do; 0 where that is not known, as on a processor."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for word, flops in PEAK.items() if word in name), 0.0)
 
 
 def placing(settings: SftConfig, ranks: Ranks, device: torch.device) -> Callable[[Any], None] | None:

@@ -137,6 +137,15 @@ def parameter_count(config: Config) -> int:
     return total + config.num_hidden_layers * layer
 
 
+def flops_per_token(config: Config, context: int = 0) -> float:
+    """Floating-point operations of training on one token: six for each weight it meets (the embedding is only looked up), the
+    scan's states, and attention over half of `context` tokens."""
+    matrices = parameter_count(config) - (0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size)
+    scan = 6 * config.mamba_d_ssm * config.mamba_d_state if isinstance(config, H1Config) else 0
+    attended = 12 * config.num_attention_heads * config.head_dim * context / 2
+    return 6 * matrices + config.num_hidden_layers * (3 * scan + attended)
+
+
 def bytes_per_sequence(config: Config, context: int, kv_dtype: str = "bfloat16", state_dtype: str = "float32") -> int:
     """Memory one sequence of `context` tokens holds while it decodes: keys and values grow, the states do not."""
     kv = 2 * config.num_key_value_heads * config.head_dim * context * BYTES[kv_dtype]
