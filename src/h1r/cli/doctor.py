@@ -29,7 +29,7 @@ def doctor(
     ),
     widths: str = typer.Option("256,512,1024", help="With --coord: multiples of 32."),
     steps: int = typer.Option(3, help="With --coord: Adam steps."),
-    lr: float = typer.Option(1e-4, help="With --coord."),
+    lr: float = typer.Option(4e-4, help="With --coord."),
     plain: bool = typer.Option(False, "--plain", help="With --coord: every multiplier 1."),
     html: str = typer.Option("", "--html", help="With --coord: draw it into this file."),
     as_json: bool = typer.Option(False, "--json"),

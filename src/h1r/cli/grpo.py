@@ -82,6 +82,9 @@ def grpo(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-grpo)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: rl.steps=5 (repeatable)."),
     scale: str = typer.Option("", "--scale", help="ray: generators, graders and trainers as actors of a Ray cluster."),
+    sweep: str = typer.Option(
+        "", "--sweep", help="Try these temperatures (0.6,0.85,1.0) on the recipe's problems; do not train."
+    ),
     trackers: list[str] = OPTION,
     sandbox: str = wire.SANDBOX,
     unsafe: bool = wire.UNSAFE,
@@ -94,6 +97,9 @@ def grpo(
     if scale not in ("", "ray"):
         raise ConfigError(f"--scale {scale}: must be ray, or left out (all in this process)")
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
+    if sweep:
+        temperatures(read, str(recipe), sweep, wire.sandbox(sandbox, unsafe))
+        return
     if scale:
         from h1r.cli.grpo_ray import practise_on_ray
 
@@ -168,6 +174,32 @@ def show(stage: str, count: int, steps: Iterator[Any], trainer: Trainer, recipe:
     card.write(out / "model", recipe, "grpo", recipe.model, sources(recipe.data.files))
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
+
+
+def temperatures(recipe: GrpoRecipe, where: str, given: str, box: Sandbox | None, count: int = 128) -> None:
+    """A table of the temperatures tried on `count` of the recipe's problems, and the one to sample at."""
+    from h1r.evals import plain
+    from h1r.rl.sweep import SweepConfig, choose, sweep
+
+    try:
+        wanted = tuple(float(t) for t in given.split(","))
+    except ValueError:
+        raise ConfigError(f"--sweep {given}: numbers with commas between, such as 0.6,0.85,1.0") from None
+    settings = prepare(recipe, where)
+    llm = wire.load_llm(recipe.model, dtype="float32", **recipe.engine)
+    assert llm.tokenizer is not None
+    chosen = SweepConfig(
+        temperatures=wanted, n=min(settings.group, 8), max_tokens=settings.max_tokens, seed=settings.seed
+    )
+    render, problems = wire.prompt_of(llm.tokenizer), practice(recipe.data)[:count]
+    points = list(sweep(llm, wire.grader(box), problems, render, chosen, wire.answer_of))
+    heads = ["temperature", "accuracy", "±", "answers", "useful groups", "length", "cut"]
+    rows = [
+        [f"{p[0]:g}", f"{p[1]:.1%}", f"{p[2]:.1%}", f"{p[3]:.2f}", f"{p[4]:.1%}", f"{p[5]:.0f}", f"{p[6]:.1%}"]
+        for p in points
+    ]
+    print(plain([heads, *rows]))
+    print(f"rl.temperature={choose(points, chosen.drop):g}: the hottest within {chosen.drop:.0%} of the best accuracy")
 
 
 def practice(source: ProblemSource) -> list[Problem]:

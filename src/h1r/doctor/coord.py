@@ -35,10 +35,10 @@ PARTS = ("embedding", "scan", "attention", "mlp", "residual", "logits")
 class CoordConfig:
     """widths (multiples of 32), layers, Adam steps, learning rate; plain: every multiplier 1, to see what fails."""
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    layers: int = 3
-    steps: int = 6
-    lr: float = 2e-3
+    widths: tuple[int, ...] = (256, 512, 1024)
+    layers: int = 2
+    steps: int = 3
+    lr: float = 4e-4
     vocabulary: int = 256
     seed: int = 0
     plain: bool = False
