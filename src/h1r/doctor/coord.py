@@ -102,7 +102,7 @@ def measure(model: FalconH1, token_ids: Tensor, layout: Layout) -> dict[str, flo
     out: dict[str, list[float]] = {name: [] for name in PARTS}
     out["embedding"].append(_size(h))
     for layer in model.layers:
-        gate, down = layer.config.mlp_multipliers
+        gate = layer.config.mlp_multipliers[0]
         silent: dict[str, Any] = {"mlp_multipliers": (gate, 0.0)}
         mixed = _without(layer, silent, h, turn, layout)
         out["scan"].append(_size(_without(layer, silent | {"attention_out_multiplier": 0.0}, h, turn, layout) - h))
