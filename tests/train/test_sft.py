@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from h1r import log
 from h1r.errors import ConfigError, DataError
-from h1r.train import OptimConfig, SftConfig, checkpoint, sft
+from h1r.train import LocalTrainer, OptimConfig, SftConfig, checkpoint, sft
 from h1r.train.sft import Indexed, draw_step, normalise, trim
 from h1r.types import Row
 
@@ -121,3 +122,24 @@ def test_settings_are_checked():
     for wrong in ({"too_long": "cut"}, {"denominator": "rows"}, {"save_every": 0}, {"steps": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             SftConfig(**wrong)
+
+
+def test_the_best_checkpoint_on_held_out_rows_stays(tiny, tmp_path):
+    aside = [row_at(1000 + i) for i in range(6)]
+    config = replace(
+        CONFIG, steps=9, save_every=1, keep=1, heldout=6, optim=OptimConfig(lr=0.3, warmup=0, schedule="constant")
+    )
+    metrics = list(sft.run(tiny(), Indexed(row_at), config, tmp_path, heldout=aside))
+    told = [m["heldout_loss"] for m in metrics]
+    best = int(np.argmin(told)) + 1
+    assert best < 9, "the run was meant to get worse"
+    found = checkpoint.best(tmp_path / "checkpoints")
+    assert found == checkpoint.folder(tmp_path / "checkpoints", best)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*")) == [f"step-{best:08d}", "step-00000009"]
+    trainer = LocalTrainer(tiny(), config.trainer())
+    trainer.load(str(found))
+    assert sft.mean_loss(trainer, aside) == pytest.approx(min(told), rel=1e-6)
+    flat = np.concatenate(
+        [-lp[1:][r.streams["ce"][1:] > 0] for lp, r in zip(trainer.logprobs(aside), aside, strict=True)]
+    )
+    assert sft.mean_loss(trainer, aside) == pytest.approx(float(flat.mean()), rel=1e-5)

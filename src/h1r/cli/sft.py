@@ -117,7 +117,9 @@ def train(
         tokenizer_of(recipe)
     ranks.wait()  # the others read the tokenizer that the first one wrote
     model, tokenizer = start(recipe, place)
-    rows = procedural_rows(recipe.data, tokenizer) if not recipe.data.files else file_rows(recipe.data, tokenizer)
+    files = recipe.data.files
+    rows = file_rows(recipe.data, tokenizer, settings.heldout) if files else procedural_rows(recipe.data, tokenizer)
+    aside = held_out(recipe.data, tokenizer, settings.heldout, settings.length)
     out = Path(recipe.out)
 
     def finish(trainer: LocalTrainer) -> None:
@@ -129,7 +131,7 @@ def train(
         ranks.wait()
 
     steps: Iterator[Mapping[str, float]] = sft.run(
-        model, rows, settings, out, tokenizer=tokenizer.save, ranks=ranks, device=device, done=finish
+        model, rows, settings, out, tokenizer=tokenizer.save, ranks=ranks, device=device, heldout=aside, done=finish
     )  # fmt: skip
 
     if ranks.first and trackers:
@@ -238,18 +240,37 @@ def problems(data: DataSource) -> Iterator[Problem]:
 
 def procedural_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
     """Rows of procedural problems, addressed by number."""
-    from h1r.data import procedural
-    from h1r.text import row
     from h1r.train.sft import Indexed
 
-    def make(index: int) -> Row:
-        return row(procedural.sample(index, seed=data.seed, split="train", weights=data.weights), tokenizer)
-
-    return Indexed(make)
+    return Indexed(lambda index: _procedural(index, data, tokenizer, "train"))
 
 
-def file_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
-    """Rows of the files' problems, weighted by domain and difficulty band: an endless seeded shuffle, epoch after epoch."""
+def _procedural(index: int, data: DataSource, tokenizer: Tokenizer, split: str) -> Row:
+    from h1r.data import procedural
+    from h1r.text import row
+
+    return row(procedural.sample(index, seed=data.seed, split=split, weights=data.weights), tokenizer)
+
+
+def held_out(data: DataSource, tokenizer: Tokenizer, count: int, length: int) -> list[Row]:
+    """`count` rows that training never sees (see file_rows), cut at `length`."""
+    from h1r.train.sft import trim
+
+    if not count:
+        return []
+    if data.files:
+        rows = file_rows(data, tokenizer, count, held=True)
+        found = [next(rows) for _ in range(count)]
+    else:
+        found = [_procedural(i, data, tokenizer, "held_out") for i in range(count)]
+    return [trim(r, length) for r in found]
+
+
+def file_rows(data: DataSource, tokenizer: Tokenizer, heldout: int = 0, held: bool = False) -> Indexed:
+    """Rows of the files' problems, weighted by domain and difficulty band: an endless seeded shuffle, epoch after epoch.
+
+    heldout: so many problems, chosen by the seed, are left out; held: these alone.
+    """
     from random import Random
 
     from h1r.data import Indexed as Files
@@ -265,6 +286,11 @@ def file_rows(data: DataSource, tokenizer: Tokenizer) -> Indexed:
         places = [(which, at) for which, at in places if weigh(sources[which][at]) > 0]
         if not places:
             raise DataError(f"{data.table}: every band that has problems weighs 0: nothing is left to train on")
+    if heldout:
+        if heldout >= len(places):
+            raise DataError(f"train.heldout={heldout}: the files hold {len(places)} problems; hold out fewer")
+        Random(f"{data.seed} held out").shuffle(places)
+        places = places[:heldout] if held else places[heldout:]
     orders: dict[int, list[int]] = {}
 
     def make(index: int) -> Row:

@@ -206,9 +206,23 @@ def latest(root: str | Path) -> Path | None:
     return None
 
 
+def best(root: str | Path) -> Path | None:
+    """The whole checkpoint whose `extra` says the lowest heldout_loss; None where none says one."""
+    found = []
+    for path in _folders(root):
+        try:
+            loss = extra(path).get("heldout_loss")
+        except CheckpointError:
+            continue
+        if loss is not None:
+            found.append((float(loss), path))
+    return min(found)[1] if found else None
+
+
 def prune(root: str | Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints, and what killed writers left. A root has one writer."""
-    for path in _folders(root)[:-keep] if keep > 0 else []:
+    """Remove all but the `keep` newest checkpoints and the best, and what killed writers left. A root has one writer."""
+    spared = best(root)
+    for path in [p for p in _folders(root)[:-keep] if p != spared] if keep > 0 else []:
         doomed = path.with_name(f".{path.name}.old")
         path.rename(doomed)
         shutil.rmtree(doomed)

@@ -74,7 +74,8 @@ class SftConfig:
     length       tokens of a packed row at most; bf16, checkpointing, compile, workers, lora, optim: see TrainerConfig
     too_long     a row longer than `length`: drop (counted), trim (cut at the right, so its stop token is lost) or error
     denominator  the loss is divided by the summed weight of the step's tokens (weight) or by their number (count)
-    save_every   steps between checkpoints; the newest `keep` stay
+    save_every   steps between checkpoints; the newest `keep` stay, and the one of lowest loss on held-out rows
+    heldout      rows that are held out for that (0: none); their loss is measured at every checkpoint
     guard        what counts as a gradient spike, and when a run without finite gradients ends
     """
 
@@ -91,6 +92,7 @@ class SftConfig:
     lora: LoraConfig | None = None
     save_every: int = 50
     keep: int = 2
+    heldout: int = 0
     guard: GuardConfig = field(default_factory=GuardConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
@@ -99,10 +101,10 @@ class SftConfig:
             raise ConfigError(f"too_long={self.too_long!r}: must be drop, trim or error")
         if self.denominator not in ("weight", "count"):
             raise ConfigError(f"denominator={self.denominator!r}: must be weight or count")
-        if self.tokens < 1 or self.rows < 0 or self.save_every < 1 or self.keep < 1:
+        if self.tokens < 1 or min(self.rows, self.heldout) < 0 or self.save_every < 1 or self.keep < 1:
             raise ConfigError(
                 f"tokens={self.tokens}, save_every={self.save_every} and keep={self.keep} must be 1 or more, "
-                f"rows={self.rows} 0 or more"
+                f"rows={self.rows} and heldout={self.heldout} 0 or more"
             )
         self.trainer()
 
@@ -137,6 +139,7 @@ def run(
     tokenizer: Callable[[Path], object] | None = None,
     ranks: Ranks | None = None,
     device: torch.device | None = None,
+    heldout: Sequence[Row] = (),
     done: Callable[[LocalTrainer], object] | None = None,
 ) -> Iterator[Metrics]:
     """Train `model` in place; yields the metrics of each step, which are also appended to run_dir/metrics.jsonl.
@@ -146,6 +149,7 @@ def run(
 
     ranks   processes that train together; each runs this loop, the first writes
     device  where to train, by default where the model lies
+    heldout rows that are never trained on; metrics of a step with a checkpoint then hold heldout_loss
     done    called with the trainer when all steps are done, on every rank
     """
     run_dir, root = Path(run_dir), Path(run_dir) / "checkpoints"
@@ -162,7 +166,8 @@ def run(
 
     def save() -> None:
         assert draw is not None
-        saver.save(trainer, {"step": trainer.step, "data": dict(draw.state), "config": asdict(config)})
+        extra = {"step": trainer.step, "data": dict(draw.state), "config": asdict(config)}
+        saver.save(trainer, extra | {name: metrics[name] for name in ("heldout_loss",) if name in metrics})
 
     with ThreadPoolExecutor(1) as ahead, closing(saver):
         pending = ahead.submit(draw_step, rows, config)
@@ -177,11 +182,14 @@ def run(
             metrics = {"step": float(trainer.step)} | totals
             metrics |= {"rows": float(len(draw.rows)), "dropped": float(draw.dropped)}
             metrics |= {"seconds": seconds, "tokens_per_s": totals["tokens"] / seconds}
+            due = trainer.step % config.save_every == 0 or trainer.step == config.steps
+            if due and heldout:
+                metrics["heldout_loss"] = mean_loss(trainer, heldout)
             if ranks.first:
                 log.append(run_dir / "metrics.jsonl", metrics)
             _tell(guard, trainer, metrics, draw.rows)
             saver.settle()
-            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
+            if due:
                 save()
                 saved = trainer.step
             try:
@@ -192,6 +200,16 @@ def run(
                 raise
     if done is not None:
         done(trainer)
+
+
+def mean_loss(trainer: LocalTrainer, rows: Sequence[Row]) -> float:
+    """The weighted mean of -log p over the rows, exactly."""
+    total = weight = 0.0
+    for row, logp in zip(rows, trainer.logprobs(rows), strict=True):
+        given = row.streams["ce"][1:].astype(np.float64)
+        total -= float(np.sum(given * np.where(given != 0, logp[1:], 0.0)))
+        weight += float(given.sum())
+    return total / weight
 
 
 def _tell(guard: Guard, trainer: LocalTrainer, metrics: Metrics, rows: Sequence[Row]) -> None:
