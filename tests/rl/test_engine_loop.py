@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from h1r.cli.grpo import in_memory
 from h1r.engine import LLM
 from h1r.errors import MismatchError
 from h1r.model import fold
 from h1r.rl import grpo
 from h1r.train import LocalTrainer
-
-
-def in_memory(trainer, generator, version):
-    """The fast sync of one process: fold the trainer's weights, swap them in between two steps."""
-    generator.loop.call(lambda engine: engine.swap(fold(trainer.model), version))
 
 
 @pytest.mark.parametrize("through", ["folder", "memory"])
@@ -24,11 +22,29 @@ def test_engine_and_trainer_agree_while_training(toy, tmp_path, through):
     trainer = LocalTrainer(toy.build(), config.trainer())
     trainer.export(str(tmp_path / "start"))
     llm = LLM(tmp_path / "start", tokenizer=False, dtype="float32", memory_bytes=1 << 25)
-    sync = None if through == "folder" else in_memory
+    sync = None if through == "folder" else in_memory(trainer.model, llm)
     metrics = list(grpo.run(llm, toy.LowIds(), trainer, toy.PROBLEMS, toy.render, config, tmp_path / "run", sync=sync))
     assert llm.version == 3
     assert max(m["mismatch_kl"] for m in metrics) < 1e-9 and max(m["mismatch_abs"] for m in metrics) < 2e-5
     assert all(m["grad_norm"] > 0 for m in metrics)
+
+
+def test_weights_synced_in_memory_are_the_engines_own(toy, tmp_path):
+    trainer = LocalTrainer(toy.build(), toy.CONFIG.trainer())
+    trainer.export(str(tmp_path / "start"))
+    llm = LLM(tmp_path / "start", tokenizer=False, dtype="float32", memory_bytes=1 << 25)
+    ids = [[5, 6, 7, 8, 9, 10]]
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(1.1)
+    old = llm.score(ids)[0]
+    in_memory(trainer.model, llm)(trainer, llm, 1)
+    new = llm.score(ids)[0]
+    assert np.abs(new - old)[1:].max() > 1e-4
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(llm.score(ids)[0], new)
 
 
 def test_an_engine_with_another_multiplier_is_caught(toy, tmp_path):

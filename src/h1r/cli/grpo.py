@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -220,7 +219,7 @@ def in_memory(model: Any, llm: LLM) -> Sync:
     from h1r import model as models
 
     def sync(trainer: Trainer, generator: Generator, version: int) -> None:
-        folded = models.fold(copy.deepcopy(model)).eval()
+        folded = models.fold(model)
         llm.loop.call(lambda engine: engine.swap(folded, version))
 
     return sync
