@@ -201,3 +201,30 @@ def test_grpo_under_torchrun_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = h1r("grpo", "quickstart-grpo")
     assert done.returncode == 2 and "without torchrun" in done.stderr
+
+
+def test_the_7b_recipes_state_the_published_values():
+    """arXiv:2601.02346, tables 1 and 2."""
+    sft = config.read("falcon-h1r-7b-sft", SftRecipe)
+    train = config.build(sft.train, SftConfig, "sft")
+    assert (train.optim.lr, train.optim.schedule, train.optim.warmup, train.optim.weight_decay) == (
+        1024e-6,
+        "linear",
+        0.04,
+        0.01,
+    )
+    assert (train.rows, train.optim.clip, train.optim.betas, train.bf16) == (512, 1.0, (0.9, 0.999), "on")
+    assert train.steps == 3 * 3_110_000 // 512 and train.length == 49152 and train.too_long == "trim"
+    assert sft.shard.context == 2 and sft.shard.weights == "sharded"
+    grpo = config.read("falcon-h1r-7b-grpo", GrpoRecipe)
+    rl = config.build(grpo.rl, GrpoConfig, "grpo")
+    assert (rl.group, rl.prompts_per_step, rl.temperature, rl.max_tokens) == (16, 128, 0.85, 49152)
+    assert (rl.clip_low, rl.clip_high, rl.tis_cap, rl.kl, rl.entropy) == (0.2, 0.28, 2.0, 0.0, 0.0)
+    assert (rl.optim.lr, rl.optim.warmup, rl.updates, rl.zero_variance) == (2e-6, 10, 1, "backfill")
+
+
+def test_nano_recipes_are_sound():
+    nano = config.read("nano", QuickstartRecipe)
+    assert (nano.sft, nano.grpo) == ("nano-sft", "nano-grpo")
+    config.build(config.read("nano-sft", SftRecipe).train, SftConfig, "sft")
+    config.build(config.read("nano-grpo", GrpoRecipe).rl, GrpoConfig, "grpo")
