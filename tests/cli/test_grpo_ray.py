@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from h1r import config, log
 from h1r.cli.grpo import GrpoRecipe
 from h1r.cli.grpo_ray import practise_on_ray
-from h1r.cli.sft import SftRecipe, train
+from h1r.cli.sft import SftRecipe, _on_ray, placed, train
 from h1r.errors import ConfigError
 
 pytest.importorskip("ray")
@@ -91,3 +92,17 @@ def test_more_actors_than_a_cluster_holds_are_refused_before_any_starts(model, t
     monkeypatch.setattr(scale.pool, "ray", lambda: pytest.fail("an actor was started"))
     with pytest.raises(ConfigError, match="the Ray cluster has 1 CPU, the recipe asks for 9"):
         run(model, tmp_path, "scale.generators=8", "scale.cpus=1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sft_on_two_ranks_of_ray_is_sft_on_one(tmp_path):
+    small = ["train.steps=4", "data.sample=400", "train.tokens=1024", "shard.context=2"]
+    alone = [*small[:3], f"out={tmp_path}/alone"]
+    train(config.read("quickstart-sft", SftRecipe, alone))
+    recipe = config.read("quickstart-sft", SftRecipe, [*small, f"out={tmp_path}/ray"])
+    _on_ray(recipe.scale, partial(train, placed(recipe)))
+    got, want = (list(log.read(tmp_path / name / "metrics.jsonl")) for name in ("ray", "alone"))
+    for a, b in zip(got, want, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["tokens"] == b["tokens"]
+    assert (tmp_path / "ray" / "model" / "model.safetensors").is_file()

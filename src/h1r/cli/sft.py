@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +68,16 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The ranks that `--scale ray` starts: how many, what Ray reserves for each, and the cluster (none: this machine)."""
+
+    ranks: int = 2
+    cpus: float = 1
+    gpus: float = 0
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SftRecipe:
     """Model, data, training, how processes share it, and the folder that receives checkpoints, metrics and `model/`."""
 
@@ -74,12 +86,16 @@ class SftRecipe:
     data: DataSource = field(default_factory=DataSource)
     train: dict[str, Any] = field(default_factory=dict)
     shard: Shard = field(default_factory=Shard)
+    scale: Placement = field(default_factory=Placement)
     threads: int = 0
 
 
 def sft(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-sft)."),
     settings: list[str] = typer.Option([], "--set", help="Override one value: train.steps=20 (repeatable)."),
+    scale: str = typer.Option(
+        "", "--scale", help="ray: scale.ranks processes on a Ray cluster, instead of torchrun's."
+    ),
     trackers: list[str] = OPTION,
     preflight: bool = typer.Option(True, "--preflight/--no-preflight", help="Check model, data and machine first."),
 ) -> None:
@@ -89,10 +105,41 @@ def sft(
         from h1r.cli.preflight import refuse, sft_checks
 
         refuse(sft_checks(read, str(recipe)))
-    metrics = train(read, where=str(recipe), trackers=checked(trackers))
+    if scale not in ("", "ray"):
+        raise ConfigError(f"--scale {scale}: must be ray, or left out")
+    if scale:
+        metrics = _on_ray(read.scale, partial(train, placed(read), str(recipe), "sft", checked(trackers)))
+    else:
+        metrics = train(read, str(recipe), trackers=checked(trackers))
     if not metrics:
         return
     print(f"{read.out}/model: step {int(metrics.get('step', 0))}, loss {metrics.get('loss', float('nan')):.4f}")
+
+
+def placed(recipe: SftRecipe) -> SftRecipe:
+    """The recipe with absolute paths: an actor may run in another folder."""
+    source, data = recipe.model, recipe.data
+    at = lambda path: str(Path(path).absolute())  # noqa: E731
+    return replace(
+        recipe,
+        out=at(recipe.out),
+        model=replace(source, path=at(source.path) if source.path else None),
+        data=replace(data, files=tuple(at(f) for f in data.files), table=at(data.table) if data.table else ""),
+    )
+
+
+def _on_ray(wanted: Placement, go: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+    """`go` on every rank, placed by Ray; the first one's metrics."""
+    from h1r import scale
+
+    needed = {"CPU": wanted.ranks * wanted.cpus, "GPU": wanted.ranks * wanted.gpus}
+    with scale.cluster(wanted.address, max(os.cpu_count() or 1, math.ceil(needed["CPU"]))):
+        scale.require(needed)
+        return scale.on_ranks(wanted.ranks, partial(_rank, go), cpus=wanted.cpus, gpus=wanted.gpus)
+
+
+def _rank(go: Callable[[], Mapping[str, float]], rank: int) -> Mapping[str, float]:
+    return go()
 
 
 def train(

@@ -8,7 +8,8 @@ Actors hold an engine, a grader or an app; loops stay with the caller. Ray is im
 """
 
 from h1r.scale.cluster import cluster, require
-from h1r.scale.pool import GeneratorPool, GraderPool, TrainerGroup, generators, graders
+from h1r.scale.pool import GeneratorPool, GraderPool, generators, graders
+from h1r.scale.ranks import TrainerGroup, on_ranks
 from h1r.scale.replicas import Fleet, replicas
 from h1r.scale.vllm import Server, command, launch
 
@@ -23,6 +24,7 @@ __all__ = [
     "generators",
     "graders",
     "launch",
+    "on_ranks",
     "replicas",
     "require",
 ]

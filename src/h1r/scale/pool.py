@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from h1r.errors import ConfigError, H1RError, WorkerLost
@@ -200,91 +200,6 @@ class GraderPool:
     def close(self) -> None:
         """End the actors."""
         self._actors.close()
-
-
-class TrainerGroup:
-    """A Trainer over `count` ranks, an actor each: every call goes to all of them, the first one answers.
-
-    factory(rank) runs there with the variables of torchrun set (RANK, WORLD_SIZE, MASTER_ADDR, ...), joins and makes the trainer.
-    A rank that dies leaves the others waiting in an exchange, so the group is over: WorkerLost, and the run goes on from its last
-    checkpoint when it is started again.
-    """
-
-    def __init__(self, count: int, factory: Callable[[int], Any], *, cpus: float = 1, gpus: float = 0) -> None:
-        if count < 1:
-            raise ConfigError(f"trainers={count}: must be 1 or more")
-        self._ray = ray()
-        options = {"num_cpus": cpus, "num_gpus": gpus}
-        self._ranks = [self._ray.remote(_Rank).options(**options).remote(rank, count) for rank in range(count)]
-        address = self._ray.get(self._ranks[0].address.remote())
-        self._all("start", factory, address)
-
-    def _all(self, method: str, *args: Any) -> Any:
-        given = [self._ray.put(a) for a in args]
-        waiting = [getattr(rank, method).remote(*given) for rank in self._ranks]
-        try:
-            done, rest = [], list(waiting)
-            while rest:
-                ready, rest = self._ray.wait(rest, num_returns=1)
-                done += self._ray.get(ready)  # the first failure ends the wait
-            return self._ray.get(waiting[0])
-        except self._ray.exceptions.RayTaskError as e:
-            cause = getattr(e, "cause", None)
-            raise cause if isinstance(cause, H1RError) else e from None
-        except self._ray.exceptions.RayActorError:
-            raise WorkerLost(
-                "a trainer's rank died: start the run again, it goes on from its last checkpoint"
-            ) from None
-
-    def forward_backward(self, rows: Sequence[Any], loss: str) -> Mapping[str, float]:
-        return self._all("call", "forward_backward", list(rows), loss)  # type: ignore[no-any-return]
-
-    def optim_step(self) -> Mapping[str, float]:
-        return self._all("call", "optim_step")  # type: ignore[no-any-return]
-
-    def logprobs(self, rows: Sequence[Any]) -> list[Any]:
-        return self._all("call", "logprobs", list(rows))  # type: ignore[no-any-return]
-
-    def export(self, path: str) -> None:
-        self._all("call", "export", path)
-
-    def save(self, path: str) -> None:
-        self._all("call", "save", path)
-
-    def load(self, path: str) -> None:
-        self._all("call", "load", path)
-
-    def close(self) -> None:
-        """End the ranks."""
-        for rank in self._ranks:
-            self._ray.kill(rank, no_restart=True)
-        self._ranks = []
-
-
-class _Rank:
-    """Lives in an actor: one rank of a TrainerGroup."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
-        self._held: Any = None
-
-    def address(self) -> tuple[str, int]:
-        """Where the ranks meet: this machine, a free port."""
-        import socket
-
-        with socket.socket() as s:
-            s.bind(("", 0))
-            return str(ray().util.get_node_ip_address()), int(s.getsockname()[1])
-
-    def start(self, factory: Callable[[int], Any], address: tuple[str, int]) -> None:
-        import os
-
-        here = {"MASTER_ADDR": address[0], "MASTER_PORT": address[1], "RANK": self.rank, "WORLD_SIZE": self.size}
-        os.environ.update({name: str(value) for name, value in here.items()} | {"LOCAL_RANK": "0"})
-        self._held = factory(self.rank)
-
-    def call(self, method: str, *args: Any) -> Any:
-        return getattr(self._held, method)(*args)
 
 
 def generators(
