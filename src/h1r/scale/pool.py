@@ -106,7 +106,11 @@ class Actors:
             log.warning("worker %d died; starting another", i)
             self.actors[i] = self._start()
             if self._loaded is not None:
-                self.actors[i].call.remote("load", *self._loaded)
+                # waited for: calls of an actor may overtake each other, and it must not write with other weights
+                try:
+                    self._ray.get(self.actors[i].call.remote("load", *self._loaded))
+                except self._ray.exceptions.RayActorError:
+                    log.warning("worker %d died again while it loaded its weights", i)
 
     def load(self, path: str, version: int) -> None:
         """Swap the weights of every actor; one that dies meanwhile begins with them."""
