@@ -86,12 +86,12 @@ def test_sharded_trainers_and_rollouts_ahead_finish_within_their_staleness(model
     assert {r["kind"] for r in log.read(tmp_path / "journal.jsonl")} >= {"rollout", "score", "step"}
 
 
-def test_more_actors_than_a_cluster_holds_are_refused_before_any_starts(model, tmp_path, monkeypatch):
+def test_more_actors_than_a_cluster_holds_are_refused_before_any_starts(tmp_path, monkeypatch):
     from h1r import scale
 
     monkeypatch.setattr(scale.pool, "ray", lambda: pytest.fail("an actor was started"))
-    with pytest.raises(ConfigError, match="the Ray cluster has 1 CPU, the recipe asks for 9"):
-        run(model, tmp_path, "scale.generators=8", "scale.cpus=1")
+    with pytest.raises(ConfigError, match=r"the Ray cluster has .* CPU, the recipe asks for 9"):
+        run(str(Path(__file__).parents[2] / "models" / "nano"), tmp_path, "scale.generators=8", "scale.cpus=1")
 
 
 @pytest.mark.slow

@@ -56,8 +56,8 @@ def agree(config, model, path):
     assert abs(loss - want_loss) <= 1e-4 * want_loss
     ours = dict(model.named_parameters())
     assert {hub_name(name) for name in ours} == set(theirs)
-    # A gradient that is zero but for rounding is compared on the scale of the whole: with one head, D is one number whose gradient
-    # is a sum of 12,000 terms that cancel to 1e-4 of the largest gradient, and fp64 puts both sides' errors at 3e-8 of that.
+    # A gradient that is zero but for rounding is compared on the scale of the whole: with one head, D is one number whose
+    # gradient is a sum of 12,000 terms that cancel to 1e-4 of the largest gradient; fp64 puts both sides' errors at 3e-8 of that.
     largest = max(float(p.grad.norm()) for p in theirs.values())
     for name, parameter in ours.items():
         gradient = theirs[hub_name(name)].grad
