@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -228,3 +229,48 @@ def test_nano_recipes_are_sound():
     assert (nano.sft, nano.grpo) == ("nano-sft", "nano-grpo")
     config.build(config.read("nano-sft", SftRecipe).train, SftConfig, "sft")
     config.build(config.read("nano-grpo", GrpoRecipe).rl, GrpoConfig, "grpo")
+
+
+def test_generate_makes_what_is_missing_and_rl_filter_keeps_what_teaches(tmp_path):
+    """A teacher's traces, resumed; pass rates; and the filter before RL, with the model that comes with the repository."""
+    nano = str(Path(__file__).parents[2] / "models" / "nano")
+    assert h1r("data", "make", "--count", 24, "-o", tmp_path / "p.jsonl").returncode == 0
+    args = (
+        "data",
+        "generate",
+        tmp_path / "p.jsonl",
+        "-o",
+        tmp_path / "t.jsonl",
+        "--model",
+        nano,
+        "--n",
+        2,
+        "--max-tokens",
+        200,
+    )
+    first = h1r(*args)
+    assert first.returncode == 0, first.stderr
+    made = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert len(made) == 48 and all(m["solution"][0]["content"] or m["solution"][0]["tool_calls"] for m in made)
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(m) + "\n" for m in made[:31]))
+    assert "17 new traces" in h1r(*args).stdout
+    table = ("--table", tmp_path / "d.jsonl")
+    rated = h1r(
+        "data",
+        "difficulty",
+        tmp_path / "p.jsonl",
+        *table,
+        "--model",
+        nano,
+        "--n",
+        4,
+        "--max-tokens",
+        200,
+        "--temperature",
+        1.2,
+    )
+    assert "24 new entries" in rated.stdout, rated.stderr
+    told = h1r("data", "rl-filter", tmp_path / "p.jsonl", *table, "-o", tmp_path / "rl.jsonl", "--keep", 0)
+    rates = {r["id"]: r["pass_rate"] for r in map(json.loads, (tmp_path / "d.jsonl").read_text().splitlines())}
+    kept = {json.loads(line)["id"] for line in (tmp_path / "rl.jsonl").read_text().splitlines()}
+    assert kept == {name for name, rate in rates.items() if 0 < rate < 1} and "always solved" in told.stdout

@@ -89,18 +89,20 @@ def by_teacher(source: str, out: str, model: str, name: str, sampling: SamplingP
 
     generate, render = generator(model, name)
 
+    tokens = 0
+
     def reply(problems: Sequence[Problem], n: int) -> list[list[Message | None]]:
+        nonlocal tokens
         groups = generate([render(p) for p in problems], sampling)
+        tokens += sum(len(t.token_ids) for traces in groups for t in traces)
         return [[message(t) for t in traces] for traces in groups]
 
     problems = list(read(source))
     with bar("generate", len(problems) * sampling.n) as progress:
-        done = tokens = 0
-        start = time.perf_counter()
-        for made in teach(problems, reply, out, n=sampling.n, batch=max(1, 256 // sampling.n)):
+        done, start = 0, time.perf_counter()
+        for _ in teach(problems, reply, out, n=sampling.n, batch=max(1, 256 // sampling.n)):
             done += 1
-            tokens += len(text_of(made.solution).split())
-            progress.advance(done, f"{tokens / (time.perf_counter() - start):,.0f} words/s")
+            progress.advance(done, f"{tokens / (time.perf_counter() - start):,.0f} tok/s")
     return done
 
 
