@@ -233,44 +233,22 @@ def test_nano_recipes_are_sound():
 
 def test_generate_makes_what_is_missing_and_rl_filter_keeps_what_teaches(tmp_path):
     """A teacher's traces, resumed; pass rates; and the filter before RL, with the model that comes with the repository."""
+    from h1r.cli.data import rl_filter_
+    from h1r.cli.data_rollouts import by_rollouts, by_teacher
+    from h1r.data import procedural, write
+    from h1r.types import SamplingParams
+
     nano = str(Path(__file__).parents[2] / "models" / "nano")
-    assert h1r("data", "make", "--count", 24, "-o", tmp_path / "p.jsonl").returncode == 0
-    args = (
-        "data",
-        "generate",
-        tmp_path / "p.jsonl",
-        "-o",
-        tmp_path / "t.jsonl",
-        "--model",
-        nano,
-        "--n",
-        2,
-        "--max-tokens",
-        200,
-    )
-    first = h1r(*args)
-    assert first.returncode == 0, first.stderr
-    made = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
-    assert len(made) == 48 and all(m["solution"][0]["content"] or m["solution"][0]["tool_calls"] for m in made)
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(m) + "\n" for m in made[:31]))
-    assert "17 new traces" in h1r(*args).stdout
-    table = ("--table", tmp_path / "d.jsonl")
-    rated = h1r(
-        "data",
-        "difficulty",
-        tmp_path / "p.jsonl",
-        *table,
-        "--model",
-        nano,
-        "--n",
-        4,
-        "--max-tokens",
-        200,
-        "--temperature",
-        1.2,
-    )
-    assert "24 new entries" in rated.stdout, rated.stderr
-    told = h1r("data", "rl-filter", tmp_path / "p.jsonl", *table, "-o", tmp_path / "rl.jsonl", "--keep", 0)
-    rates = {r["id"]: r["pass_rate"] for r in map(json.loads, (tmp_path / "d.jsonl").read_text().splitlines())}
+    problems, traces, table = (str(tmp_path / name) for name in ("p.jsonl", "t.jsonl", "d.jsonl"))
+    write(problems, [procedural.sample(i, seed=9) for i in range(24)])
+    sampling = SamplingParams(temperature=0.6, max_tokens=200, n=2, seed=0)
+    assert by_teacher(problems, traces, nano, "", sampling) == 48
+    made = [json.loads(line) for line in Path(traces).read_text().splitlines()]
+    assert all(m["solution"][0]["content"] or m["solution"][0]["tool_calls"] for m in made)
+    Path(traces).write_text("".join(json.dumps(m) + "\n" for m in made[:31]))
+    assert by_teacher(problems, traces, nano, "", sampling) == 17
+    assert by_rollouts(problems, table, nano, "", SamplingParams(temperature=1.2, max_tokens=200, n=4, seed=0)) == 24
+    rl_filter_(problems, str(tmp_path / "rl.jsonl"), table=table, majority=4, keep=0.0, seed=0)
+    rates = {r["id"]: r["pass_rate"] for r in map(json.loads, Path(table).read_text().splitlines())}
     kept = {json.loads(line)["id"] for line in (tmp_path / "rl.jsonl").read_text().splitlines()}
-    assert kept == {name for name, rate in rates.items() if 0 < rate < 1} and "always solved" in told.stdout
+    assert kept == {name for name, rate in rates.items() if 0 < rate < 1} and len(kept) < 24

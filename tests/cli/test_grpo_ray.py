@@ -86,6 +86,7 @@ def test_sharded_trainers_and_rollouts_ahead_finish_within_their_staleness(model
     assert {r["kind"] for r in log.read(tmp_path / "journal.jsonl")} >= {"rollout", "score", "step"}
 
 
+@pytest.mark.slow
 def test_more_actors_than_a_cluster_holds_are_refused_before_any_starts(tmp_path, monkeypatch):
     from h1r import scale
 

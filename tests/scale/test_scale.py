@@ -15,7 +15,7 @@ pytest.importorskip("ray", reason="needs the ray extra")
 import httpx2
 
 from h1r.errors import ConfigError, DataError, WorkerLost
-from h1r.scale import Server, cluster, command, generators, graders, launch, replicas
+from h1r.scale import Server, cluster, command, generators, graders, launch, replicas, require
 from h1r.types import Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
 
@@ -112,6 +112,15 @@ def test_pool_spreads_survives_and_reloads():
     with pytest.raises(ConfigError, match="Watch"):
         pool.generate(prompts, SamplingParams(), [object()] * 5)  # type: ignore[list-item]
     pool.close()
+
+
+@pytest.mark.usefixtures("session")
+def test_more_than_the_cluster_has_is_refused():
+    require({"CPU": 4, "GPU": 0})
+    with pytest.raises(ConfigError, match="the Ray cluster has 4 CPU, the recipe asks for 9: lower the number"):
+        require({"CPU": 9})
+    with pytest.raises(ConfigError, match="has 0 GPU, the recipe asks for 1"):
+        require({"GPU": 1})
 
 
 @pytest.mark.usefixtures("session")

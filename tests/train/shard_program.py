@@ -30,11 +30,11 @@ def row(i: int, longest: int = 40) -> Row:
 
 
 def trained(ranks: Ranks, length: int, calls: int, **settings: object):
-    """Loss and norm of three steps, log-probabilities after them, and the weights."""
+    """Loss and norm of two steps, log-probabilities after them, and the weights."""
     config = TrainerConfig(length=length, workers=1, steps=10, optim=OptimConfig(lr=3e-3, clip=0.05), **settings)
     trainer = LocalTrainer(build_tiny(), config, ranks=ranks)
     out = []
-    for step in range(3):
+    for step in range(2):
         rows = normalise([row(100 * step + i) for i in range(7)])
         parts = [trainer.forward_backward(rows[i::calls], "sft") for i in range(calls)]
         out.append((sum(p["loss"] for p in parts), trainer.optim_step()["grad_norm"], sum(p["tokens"] for p in parts)))
@@ -62,7 +62,7 @@ def main(contexts: list[int]) -> None:
     lora = trained(Ranks(), 4096, 1, lora=LoraConfig(rank=2))
     for context, weights in product(contexts, ("whole", "sharded")):
         ranks = join(ShardConfig(context=context, weights=weights))
-        for length, calls, how in ((4096, 1, False), (48, 1, "selective"), (80, 3, True)):
+        for length, calls, how in ((4096, 1, False), (48, 3, "selective"), (80, 2, True)):
             what = f"context {context} of {ranks.size}, {weights}, rows of {length}, {calls} calls"
             compare(trained(ranks, length, calls, checkpointing=how), alone[False], what)
         compare(trained(ranks, 64, 1, lora=LoraConfig(rank=2)), lora, f"adapters, context {context}, {weights}")
