@@ -90,7 +90,8 @@ def alike(got, want, values, wanted):
         assert (values[name] - value).abs().max() <= 2e-5 * value.abs().max().clamp(min=1e-3), name
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/train/test_shard.py has two ranks in the default run
+@pytest.mark.parametrize("size", [2, 3])
 def test_ranks_train_what_one_process_trains(size, tmp_path, alone):
     alike(run(tmp_path, size), alone[0], weights(tmp_path), alone[1])
 
