@@ -38,7 +38,9 @@ def test_wandb_gets_every_step_and_is_finished_even_when_the_run_fails(tmp_path,
 
     with pytest.raises(RuntimeError, match="step 3"):
         list(tracked(["wandb"], tmp_path / "run7", {"a": 1}, failing()))
-    assert told == ["run7", (1, 2.5), (2, 1.5), "end"]
+    assert told[0].startswith("run7-") and told[1:] == [(1, 2.5), (2, 1.5), "end"]
+    list(tracked(["wandb"], tmp_path / "elsewhere" / "run7", {}, iter(STEPS)))
+    assert told[4] != told[0]  # folders of one name are two runs
 
 
 def test_unknown_and_missing_trackers_are_refused(monkeypatch):

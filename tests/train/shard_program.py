@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import build_tiny
-from h1r.train import LocalTrainer, OptimConfig, TrainerConfig
-from h1r.train.lora import LoraConfig
+from h1r.train import LocalTrainer, OptimConfig, TrainerConfig, lora
+from h1r.train.lora import LoraConfig, attach
 from h1r.train.ranks import Ranks, ShardConfig, join
 from h1r.train.sft import normalise
 from h1r.train.shard import gather
@@ -43,6 +46,32 @@ def trained(ranks: Ranks, length: int, calls: int, **settings: object):
     return out, logp, None if config.lora else whole  # Adam's first step on a gradient near 0 is a matter of its sign
 
 
+def adapters(ranks: Ranks, what: str) -> None:
+    """What every rank gives its part of: the adapter's file, and the merged weights."""
+    model, plain = build_tiny(), build_tiny()
+    LocalTrainer(model, TrainerConfig(length=64, workers=1, lora=LoraConfig(rank=2)), ranks=ranks)
+    attach(plain, LoraConfig(rank=2))
+    generator = torch.Generator().manual_seed(3)
+    for (_, own), (_, low) in zip(lora.adapters(model), lora.adapters(plain), strict=True):
+        value = torch.randn(low.b.shape, generator=generator)
+        with torch.no_grad():
+            low.b.copy_(value)
+            if isinstance(own.b, DTensor):
+                value = distribute_tensor(value, own.b.device_mesh, own.b.placements, src_data_rank=None)
+            own.b.copy_(value)
+    with tempfile.TemporaryDirectory() as folder:
+        lora.save_adapter(model, f"{folder}/mine")
+        lora.save_adapter(plain, f"{folder}/plain")
+        mine, want = (load_file(f"{folder}/{name}/adapter_model.safetensors") for name in ("mine", "plain"))
+        assert mine.keys() == want.keys() and all(torch.equal(mine[k], want[k]) for k in want), what
+    whole = gather(model, ranks) if ranks.sharded else None
+    lora.merge(plain)
+    if whole is not None:
+        merged = dict(plain.named_parameters())
+        for name, value in whole.named_parameters():
+            assert torch.allclose(value, merged[name], atol=1e-6), f"{what}: merged {name}"
+
+
 def compare(got, want, what: str) -> None:
     for (loss, norm, tokens), (loss_w, norm_w, tokens_w) in zip(got[0], want[0], strict=True):
         assert abs(loss - loss_w) <= 1e-6 * abs(loss_w), f"{what}: loss {loss} {loss_w}"
@@ -59,13 +88,14 @@ def main(contexts: list[int]) -> None:
     torch.set_num_threads(1)
     alone = {True: trained(Ranks(), 4096, 1, checkpointing=True), False: trained(Ranks(), 4096, 1)}
     compare(alone[True], alone[False], "checkpointing")
-    lora = trained(Ranks(), 4096, 1, lora=LoraConfig(rank=2))
+    adapted = trained(Ranks(), 4096, 1, lora=LoraConfig(rank=2))
     for context, weights in product(contexts, ("whole", "sharded")):
         ranks = join(ShardConfig(context=context, weights=weights))
         for length, calls, how in ((4096, 1, False), (48, 3, "selective"), (80, 2, True)):
             what = f"context {context} of {ranks.size}, {weights}, rows of {length}, {calls} calls"
             compare(trained(ranks, length, calls, checkpointing=how), alone[False], what)
-        compare(trained(ranks, 64, 1, lora=LoraConfig(rank=2)), lora, f"adapters, context {context}, {weights}")
+        compare(trained(ranks, 64, 1, lora=LoraConfig(rank=2)), adapted, f"adapters, context {context}, {weights}")
+        adapters(ranks, f"context {context}, {weights}")
     ranks.wait()
 
 

@@ -34,5 +34,8 @@ def test_what_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=r"shard.context=3 does not divide the 4 processes: .*nproc_per_node=3"):
         join(ShardConfig(context=3))
-    with pytest.raises(ConfigError, match="gspo"):
-        refuse(None, "gspo", Ranks(0, 2, 2))
+    for loss, correction in (("gspo", "tis"), ("grpo", "sequence_mask")):
+        with pytest.raises(ConfigError, match=f"loss={loss}, correction={correction}"):
+            refuse(loss, correction, Ranks(0, 2, 2))
+        refuse(loss, correction, Ranks(0, 2, 1))
+    refuse("grpo", "tis", Ranks(0, 2, 2))

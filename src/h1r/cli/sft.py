@@ -173,8 +173,8 @@ def train(
         trainer.export(str(out / "model"))
         if ranks.first:
             card.write(out / "model", recipe, "sft", recipe.model.path or "", sources(recipe.data.files))
-        if settings.lora and ranks.first:
-            lora.save_adapter(model, out / "adapter", recipe.model.path or "")
+        if settings.lora:
+            lora.save_adapter(model, out / "adapter", recipe.model.path or "", write=ranks.first)
         ranks.wait()
 
     steps: Iterator[Mapping[str, float]] = sft.run(
@@ -183,9 +183,10 @@ def train(
 
     if ranks.first and trackers:
         steps = tracked(trackers, out, asdict(recipe), steps)
-    flops, peak = flops_per_token(model.config), peak_flops(device) * ranks.size
+    peak = peak_flops(device) * ranks.size
 
     def note(m: Mapping[str, float]) -> tuple[int, str]:
+        flops = flops_per_token(model.config, int(m["tokens"] / m["rows"]))
         mfu = f"  MFU {flops * m['tokens_per_s'] / peak:.1%}" if peak else ""
         return int(m["step"]), f"loss {m['loss']:.3f}  {m['tokens_per_s']:,.0f} tok/s{mfu}"
 

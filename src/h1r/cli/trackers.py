@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def _wandb(out: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     import wandb
 
     # one run folder is one run there too: a resumed run goes on in it
+    place = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:8]
     run = wandb.init(
-        project="open-h1r", name=out.name, id=out.name, dir=str(out), config=dict(settings), resume="allow"
+        project="open-h1r", name=out.name, id=f"{out.name}-{place}", dir=str(out), config=dict(settings), resume="allow"
     )
     return (lambda step, metrics: run.log(dict(metrics), step=step)), run.finish

@@ -122,6 +122,8 @@ class _Loop:
     def close(self) -> None:
         """Let the round that is being written finish: it is in the journal then."""
         if self.collector is not None:
+            if any(not future.done() for future in self.coming.values()):
+                logger.info("waiting for the rollouts in flight; the journal keeps them")
             self.collector.shutdown(wait=True, cancel_futures=True)
 
     def resume(self) -> int:

@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize
 
 from h1r.errors import CheckpointError, ConfigError
@@ -125,18 +126,24 @@ def merge(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-def save_adapter(model: nn.Module, path: str | Path, base: str = "") -> None:
-    """The adapters as PEFT reads them: adapter_model.safetensors and adapter_config.json. base: the checkpoint they belong to."""
+def save_adapter(model: nn.Module, path: str | Path, base: str = "", write: bool = True) -> None:
+    """The adapters as PEFT reads them: adapter_model.safetensors and adapter_config.json.
+
+    base   the checkpoint they belong to
+    write  of sharded adapters every rank must give its part, and one writes
+    """
     found = list(adapters(model))
     if not found:
         raise CheckpointError(f"{path}: this model carries no adapters; attach them before saving")
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, low in found:
-        key = f"base_model.model.{hub_name(name)}"
-        tensors[f"{key}.lora_A.weight"] = low.a.detach().contiguous()
-        tensors[f"{key}.lora_B.weight"] = low.b.detach().contiguous()
+        for part, own in (("lora_A", low.a), ("lora_B", low.b)):
+            whole = own.full_tensor() if isinstance(own, DTensor) else own
+            tensors[f"base_model.model.{hub_name(name)}.{part}.weight"] = whole.detach().contiguous()
+    if not write:
+        return
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
     rank = max(low.a.shape[0] for _, low in found)
     settings = {

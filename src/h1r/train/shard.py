@@ -69,7 +69,9 @@ def gather(model: Model, ranks: Ranks) -> Model | None:
     return out if ranks.first else None
 
 
-def refuse(model: nn.Module, loss: str, ranks: Ranks) -> None:
-    """ConfigError for what no share of a row can compute alone."""
-    if loss == "gspo" and ranks.context > 1:
-        raise ConfigError("loss=gspo needs a document's whole log-ratio: use shard.context=1, or another loss")
+def refuse(loss: str, correction: str, ranks: Ranks) -> None:
+    """ConfigError for what reads a whole document, of which a context rank holds a part."""
+    if ranks.context > 1 and (loss == "gspo" or (loss != "sft" and correction.startswith("sequence"))):
+        raise ConfigError(
+            f"loss={loss}, correction={correction}: the ratio of a whole document needs shard.context=1; or choose another"
+        )

@@ -113,7 +113,7 @@ class LocalTrainer:
 
     def forward_backward(self, rows: Sequence[Row], loss: str) -> Metrics:
         """Accumulate the gradient of `loss` over `rows`; returns the sums of `step.forward_backward`."""
-        refuse(self.model, loss, self.ranks)
+        refuse(loss, self.config.policy.correction, self.ranks)
         mine = self.ranks.share(rows)
         batches = pack(mine, self.config.length, self._device, parts=self._workers)
         totals = forward_backward(
