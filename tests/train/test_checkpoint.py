@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from h1r.errors import CheckpointError
@@ -71,6 +72,26 @@ def test_a_torn_checkpoint_is_passed_over_and_refused(tmp_path, hurt):
     assert checkpoint.latest(tmp_path) == good
     with pytest.raises(CheckpointError, match="earlier"):
         checkpoint.load(bad, net, optimizer)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors", "shards/.metadata", "shards/__0_0.distcp"])
+def test_damage_that_keeps_the_size_is_named_with_its_cure(tmp_path, file):
+    net, optimizer = trained()
+    path = tmp_path / "step-00000001"
+    if "shards" in file:
+        (tmp_path / "aside").mkdir()
+        dcp.save(checkpoint.state(net, optimizer), checkpoint_id=str(tmp_path / "aside" / "shards"), no_dist=True)
+        checkpoint.seal(tmp_path / "aside", path, {"step": 1})
+    else:
+        checkpoint.save(path, net, optimizer, {"step": 1})
+    other, fresh = trained(1)
+    assert checkpoint.load(path, other, fresh) == {"step": 1}
+    for a, b in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
+    damaged = path / file
+    damaged.write_bytes(os.urandom(damaged.stat().st_size))
+    with pytest.raises(CheckpointError, match=r"step-00000001: cannot be read .* remove the folder"):
+        checkpoint.load(path, other, fresh)
 
 
 def test_another_model_is_refused(tmp_path):

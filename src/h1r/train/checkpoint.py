@@ -15,13 +15,18 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_shares
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -95,17 +100,18 @@ def load(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
     if (path / SHARDS).is_dir():
         _load_shards(path, model, optimizer)
         return dict(manifest["extra"])
-    tensors, own = load_file(path / "model.safetensors"), _tensors(model)
+    with _reading(path):
+        tensors, rest = load_file(path / "model.safetensors"), load_file(path / "state.safetensors")
+    own = _tensors(model)
     _require_same(path, {n: t.shape for n, t in tensors.items()}, own)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(_like(value, tensors[name]))
-    state = load_file(path / "state.safetensors")
     if optimizer is not None:
-        _restore_moments(model, optimizer, state)
-    torch.set_rng_state(state["rng.cpu"])
-    if "rng.cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["rng.cuda"])
+        _restore_moments(model, optimizer, rest)
+    torch.set_rng_state(rest["rng.cpu"])
+    if "rng.cuda" in rest and torch.cuda.is_available():
+        torch.cuda.set_rng_state(rest["rng.cuda"])
     return dict(manifest["extra"])
 
 
@@ -151,7 +157,8 @@ def save_shards(
 
 def _load_shards(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
     """Read each rank's part of what any number of ranks wrote."""
-    stored = FileSystemReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+    with _reading(path):
+        stored = FileSystemReader(str(path / SHARDS)).read_metadata().state_dict_metadata
     sizes = {name: getattr(entry, "size", torch.Size()) for name, entry in stored.items()}
     own, named = _tensors(model), dict(model.named_parameters())
     given = {name.removeprefix("model."): size for name, size in sizes.items() if name.startswith("model.")}
@@ -162,9 +169,23 @@ def _load_shards(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
         if name.startswith("optimizer."):
             parameter = named[name.split(".", 2)[2]]
             moments[name] = torch.zeros_like(parameter) if size == parameter.shape else torch.zeros(size)
-    load_shares(wanted | moments, checkpoint_id=str(path / SHARDS))
+    with _reading(path):
+        load_shares(wanted | moments, checkpoint_id=str(path / SHARDS), no_dist=not dist.is_initialized())
     if optimizer is not None:
         _restore_moments(model, optimizer, moments)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What readers raise on bytes that are not theirs, as a CheckpointError."""
+    garbled = (OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, AttributeError, ImportError)
+    try:
+        yield
+    except (*garbled, UnpicklingError, SafetensorError, CheckpointException) as e:
+        raise CheckpointError(
+            f"{path}: cannot be read ({type(e).__name__}: {' '.join(str(e).split())[:120]}): its files are damaged; "
+            "remove the folder, and the run goes on from the checkpoint before it"
+        ) from None
 
 
 def _require_same(path: Path, given: Mapping[str, torch.Size], own: Mapping[str, Tensor]) -> None:
