@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from h1r.engine.cuda import Flight
 from h1r.engine.memory import Memory, Pool
 from h1r.engine.native import statistics
 from h1r.engine.native.model import PAGE as NATIVE_PAGE
@@ -35,6 +36,7 @@ from h1r.types import Prompt, SamplingParams, StopReason, Watch
 logger = logging.getLogger(__name__)
 
 PAGE_BYTES = 1 << 20  # of a page whose size nobody chose
+GPU_PAGE = 64  # tokens
 
 _ENDED = {1: StopReason.STOP, 2: StopReason.LENGTH}
 
@@ -44,14 +46,17 @@ class EngineConfig:
     """How much memory the engine may use, and how it cuts its work.
 
     sequences     most traces in memory at once
-    memory_bytes  cache limit, pages and slots together; None: half of what is free when the engine starts
-    page_size     tokens of a K/V page; None: 64 for the native kernel (which needs a multiple of 64), else about 1 MiB, 16
-                  to 1024 tokens, so that a small model's traces fit in one
+    memory_bytes  cache limit, pages and slots together; None: half of what is free when the engine starts, nine tenths of a
+                  GPU's
+    page_size     tokens of a K/V page; None: 64 on a GPU and for the native kernel (which needs a multiple of 64), else about
+                  1 MiB, 16 to 1024 tokens, so that a small model's traces fit in one
     chunk         prompt tokens one step computes at most
     context       tokens a sequence may have; None: what the model was made for
     prefixes      states of prompt beginnings kept for later prompts, at most; they give way to sequences. None: an eighth
                   of `sequences`; 0: none
     state_dtype   of the SSM state; float32 keeps long traces exact
+    kv_dtype      of keys and values; None: the model's. torch.float8_e4m3fn holds twice the tokens
+    graphs        on a GPU, replay CUDA graphs instead of launching kernels one by one
     exact         decode with the trainer's own arithmetic (`engine.replay`); PyTorch only, many times slower
     seed          stream of requests that bring no seed; None: the machine's entropy
     poison        debugging: free memory is filled with NaN before every step
@@ -64,6 +69,8 @@ class EngineConfig:
     context: int | None = None
     prefixes: int | None = None
     state_dtype: torch.dtype = torch.float32
+    kv_dtype: torch.dtype | None = None
+    graphs: bool = True
     exact: bool = False
     seed: int | None = None
     poison: bool = False
@@ -96,7 +103,7 @@ class Engine:
         self.memory = _memory(model, config, options, self.dtype, self.device)
         self.runner = Runner(
             model, config, self.memory, dtype=self.dtype, state_dtype=options.state_dtype, device=self.device,
-            poison=options.poison, exact=options.exact,
+            poison=options.poison, exact=options.exact, graphs=options.graphs, kv_dtype=options.kv_dtype,
         )  # fmt: skip
         self.scheduler = self._scheduler()
         own = Forms(statistics.look, statistics.thresholds, statistics.pick)
@@ -105,12 +112,15 @@ class Engine:
         self.live: dict[int, dict[int, Sequence]] = {}
         self.failures: dict[int, Exception] = {}
         self._events: list[Event] = []
+        self._flight: tuple[Flight, int] | None = (
+            None  # a step whose tokens are not known yet, and its weights' version
+        )
         self._added = 0
 
     @property
     def busy(self) -> bool:
         """Something is in flight, or events wait to be collected."""
-        return bool(self._events) or not self.scheduler.idle
+        return bool(self._events) or self._flight is not None or not self.scheduler.idle
 
     def add(
         self, prompt: Prompt, sampling: SamplingParams, watch: Watch | None = None, row: int = 0, stream: bool = False
@@ -145,15 +155,21 @@ class Engine:
 
     def step(self) -> list[Event]:
         """One step. Events: every token of streaming requests, and the end of every trace."""
-        if not self.scheduler.idle:
+        if self._flight is not None:
+            self._land(*self._flight)
+        elif not self.scheduler.idle:
             plan = self.scheduler.schedule()
             assert not plan.empty, "the scheduler found nothing to run"
-            logits = self.runner.run(plan)
+            if plan.decode and self.runner.decoder is not None and self.sampler.simple(plan.decode):
+                self._flight = self.runner.launch(plan, self.sampler.settings(plan.decode)), self.version
+                logits = None
+            else:
+                logits = self.runner.run(plan)
             for stem, count in plan.prefill:
                 stem.length += count
             if logits is not None:
                 draws = self.sampler.draw(logits, plan.decode)
-                self._collect(plan.decode, draws)
+                self._collect(plan.decode, draws, self.version)
         events, self._events = self._events, []
         return events
 
@@ -177,7 +193,8 @@ class Engine:
                 f"new weights have (layers, width, vocabulary) {new}, the engine's {old}: another model"
             )
         self.drop_prefixes()
-        self.runner.model, self.version = model, version
+        self.runner.swap(model)
+        self.version = version
 
     def drop_prefixes(self) -> None:
         """Forget the kept states of prompt beginnings; they belong to the weights that computed them."""
@@ -193,20 +210,37 @@ class Engine:
         self.memory.pages = Pool(self.memory.pages.size, self.memory.pages.limit)
         self.memory.slots = Pool(self.memory.slots.size, self.memory.slots.limit)
         self.scheduler = self._scheduler()
-        self.live, self.failures, self._events = {}, {}, []
+        self.live, self.failures, self._events, self._flight = {}, {}, [], None
 
     def _scheduler(self) -> Scheduler:
         kept = self.options.prefixes
+        gathers = self.runner.decoder is None and not isinstance(self.runner.model, NativeModel)
         return Scheduler(
-            self.memory, self.options.chunk, settle=not isinstance(self.runner.model, NativeModel),
+            self.memory, self.options.chunk, settle=gathers,
             prefixes=self.memory.slots.limit // 8 if kept is None else kept,
         )  # fmt: skip
 
     # Inside a step
 
-    def _collect(self, traces: Items[Sequence], draws: Draws) -> None:
+    def _land(self, flight: Flight, version: int) -> None:
+        """Start the next step, where it is the same traces again, then take the tokens of the one in flight.
+
+        A trace that ends here has a token too many in the next step; it is dropped.
+        """
+        traces, runner = flight.traces, self.runner
+        self._flight = None
+        alive = [row for row, s in enumerate(traces) if s.stop is None]
+        same = len(alive) == len(traces) and runner.decoder is not None and runner.decoder.chains(traces)
+        if same and not self.sampler.last(traces) and self.scheduler.repeats(traces):
+            self._flight = runner.chain(traces), self.version
+        tokens, numbers = flight.wait()
+        if alive:
+            traces = [traces[row] for row in alive]
+            self._collect(traces, self.sampler.landed(traces, tokens[alive], numbers[alive]), version)
+
+    def _collect(self, traces: Items[Sequence], draws: Draws, version: int) -> None:
         """Write the step's tokens into their traces, then end those that ended."""
-        version, ended = self.version, {int(i): _ENDED[int(draws.ended[i])] for i in draws.ended.nonzero()[0]}
+        ended = {int(i): _ENDED[int(draws.ended[i])] for i in draws.ended.nonzero()[0]}
         watched: dict[int, tuple[Request, list[int], list[float]]] = {}
         rows = zip(traces, draws.token_ids, draws.logprobs, draws.raw_logprobs, draws.confidence, strict=True)
         for row, (s, token, logprob, raw, confidence) in enumerate(rows):
@@ -334,23 +368,26 @@ def _memory(model: Any, config: Any, options: EngineConfig, dtype: torch.dtype, 
     """Pools sized by what a token's K/V and a slot weigh: slots get half of the limit at most, pages the rest."""
     native = isinstance(model, NativeModel)
     unit = NATIVE_PAGE if native else 1  # tokens of the smallest page
-    one = new_cache(model, config, 1, unit, 1, dtype, options.state_dtype, device)
+    gpu = device.type == "cuda"
+    one = new_cache(model, config, 1, unit, 1, dtype, options.state_dtype, device, options.kv_dtype)
     paged, slot = (
         sum(t.numel() * t.element_size() for n in names if (t := getattr(one, n, None)) is not None)
         for names in (PAGED, SLOTTED)
     )
     token = paged // unit
     size = options.page_size or (
-        unit if native else min(max(1 << max(PAGE_BYTES // token, 1).bit_length() - 1, 16), 1024)
+        unit if native else GPU_PAGE if gpu else min(max(1 << max(PAGE_BYTES // token, 1).bit_length() - 1, 16), 1024)
     )
-    limit = options.memory_bytes if options.memory_bytes is not None else _free_bytes(device) // 2
+    free = _free_bytes(device)
+    limit = options.memory_bytes if options.memory_bytes is not None else free * 9 // 10 if gpu else free // 2
     slots = options.sequences if slot == 0 else min(options.sequences, limit // 2 // slot)
     pages = (limit - slots * slot) // (token * size)
     if slots < 1 or pages < 1:
         raise ConfigError(
             f"memory_bytes={limit}: too little for one sequence (state {slot}, page {token * size} bytes)"
         )
-    return Memory(size, Pool(16, pages), Pool(16, slots))
+    # A GPU's pools are whole from the start: what grows would need twice the memory, and new graphs.
+    return Memory(size, Pool(pages if gpu else 16, pages), Pool(slots if gpu else 16, slots))
 
 
 def _free_bytes(device: torch.device) -> int:

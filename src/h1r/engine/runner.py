@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from h1r.engine import replay
+from h1r.engine import cuda, replay
 from h1r.engine.memory import Memory
 from h1r.engine.native.model import NativeCache, NativeModel
 from h1r.engine.request import Sequence
@@ -37,12 +37,14 @@ AnyCache = Cache | NativeCache
 
 def new_cache(
     model: Any, config: Any, pages: int, page_size: int, slots: int, dtype: torch.dtype, state_dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device, kv_dtype: torch.dtype | None = None,
 ) -> AnyCache:  # fmt: skip
     """An empty cache of the kind the model reads."""
     if isinstance(model, NativeModel):
         return model.cache(pages, page_size, slots, state_dtype)
-    return Cache(config, pages, page_size, slots, dtype=dtype, state_dtype=state_dtype, device=device)
+    return Cache(
+        config, pages, page_size, slots, dtype=dtype, state_dtype=state_dtype, device=device, kv_dtype=kv_dtype
+    )
 
 
 class Runner:
@@ -50,28 +52,64 @@ class Runner:
 
     def __init__(
         self, model: Any, config: Any, memory: Memory, *, dtype: torch.dtype, state_dtype: torch.dtype,
-        device: torch.device, poison: bool = False, exact: bool = False,
+        device: torch.device, poison: bool = False, exact: bool = False, graphs: bool = True,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         self.chunk = replay.chunk_of(config) if exact else 0
         self.model, self.config, self.memory, self.device, self.poison = model, config, memory, device, poison
-        self.dtype, self.state_dtype = dtype, state_dtype
+        self.dtype, self.state_dtype, self.kv_dtype = dtype, state_dtype, kv_dtype
+        self.graphs = graphs and device.type == "cuda"
         self.cache = self._new_cache()
         self.table = torch.zeros(memory.slots.size, 1, dtype=torch.int64)
+        self.decoder = self._new_decoder()
+
+    def swap(self, model: Any) -> None:
+        """Other weights of the same shapes."""
+        self.model = model
+        self.decoder = self._new_decoder()
+
+    def _new_decoder(self) -> cuda.Decoder | None:
+        """Decoding by the GPU's kernels, where they fit."""
+        memory = self.memory
+        if self.chunk or isinstance(self.cache, NativeCache) or not cuda.fits(self.model, memory.page_size):
+            return None
+        capacity = min(memory.pages.limit, memory.pages_for(self.config.max_position_embeddings) + 1)
+        return cuda.Decoder(self.model, self.cache, memory.slots.size, capacity, self.graphs)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor | None:
         """Logits [B,V] fp32 of the plan's traces, or None when it decodes nothing."""
-        self._fit()
-        self._move(plan)
-        if self.poison:
-            self._poison()
+        self._ready(plan)
         if self.chunk:
             return self._replay(plan)
         if plan.prefill and isinstance(self.model, NativeModel):
             return self._together(plan.prefill, plan.decode)
         if plan.prefill:
             self._prefill(plan.prefill)
-        return self._decode(plan.decode) if plan.decode else None
+        if not plan.decode:
+            return None
+        return self._decode(plan.decode) if self.decoder is None else self.decoder.logits(plan.decode)
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan, sampling: cuda.Sampling) -> cuda.Flight:
+        """The plan, its tokens drawn on the device; returns before they are known."""
+        assert self.decoder is not None
+        self._ready(plan)
+        if plan.prefill:
+            self._prefill(plan.prefill)
+        return self.decoder.launch(plan.decode, sampling)
+
+    @torch.inference_mode()
+    def chain(self, traces: Items[Sequence]) -> cuda.Flight:
+        """The step before once more, from the tokens that it drew."""
+        assert self.decoder is not None
+        return self.decoder.launch(traces, None)
+
+    def _ready(self, plan: Plan) -> None:
+        self._fit()
+        self._move(plan)
+        if self.poison:
+            self._poison()
 
     def _together(self, chunks: Items[tuple[Sequence, int]], traces: Items[Sequence]) -> Tensor | None:
         """Prompt chunks and single tokens in one pass: the weights are read once."""
@@ -208,7 +246,7 @@ class Runner:
         memory = self.memory
         return new_cache(
             self.model, self.config, memory.pages.size, memory.page_size, memory.slots.size, self.dtype,
-            self.state_dtype, self.device,
+            self.state_dtype, self.device, self.kv_dtype,
         )  # fmt: skip
 
     def _fit(self) -> None:
@@ -220,6 +258,7 @@ class Runner:
             for name, new in {**self._tensors(PAGED), **self._tensors(SLOTTED)}.items():
                 new[:, : old[name].shape[1]] = old[name]
             self.table = torch.cat((self.table, self.table.new_zeros(slots - len(self.table), self.table.shape[1])))
+            self.decoder = self._new_decoder()
 
     def _poison(self) -> None:
         """Debugging: whatever nobody holds becomes NaN, so that reading it shows."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from h1r.engine.cuda import Sampling
 from h1r.engine.request import Sequence
 from h1r.errors import CheckpointError
 
@@ -210,10 +211,7 @@ class Sampler:
         reals, whole = self.reals[slots], self.whole[slots]
         positions = np.array([s.length for s in sequences], np.int64) - whole[:, 1]
         lse, likeliest, best = self.forms.look(logits, min(TOP, self.vocab))
-        if not bool(torch.isfinite(lse).all()):
-            raise CheckpointError(
-                "the model's logits are not finite: the checkpoint is damaged, or its dtype too narrow"
-            )
+        _check(bool(torch.isfinite(lse).all()))
         adjusted = self._adjust(logits, sequences, slots, reals)
         greedy = reals[:, 0] == 0
         uniform = uniforms(self.keys[slots], positions.astype(np.uint64))
@@ -235,11 +233,47 @@ class Sampler:
         ids = tokens.cpu().numpy()
         if self.counts is not None:
             self.counts[torch.from_numpy(slots).to(self.device), tokens] += 1
-        # A stop id drawn as the last allowed token is a stop, not a cut.
-        ended = np.where(positions + 1 >= whole[:, 2], np.int8(2), np.int8(0))
-        ended[(ids[:, None] == self.stops[slots]).any(1)] = 1
+        ended = self._ended(slots, positions, ids)
         sampled, plain, sure = torch.stack((logprobs, raw, confidence)).tolist()
         return Draws(ids.tolist(), sampled, plain, sure, _likeliest(logits, lse, whole[:, 3]), ended)
+
+    def simple(self, sequences: Items[Sequence]) -> bool:
+        """Whether a kernel can draw for them all: nothing is added to their logits, and nobody asks for more than a token,
+        its log-probabilities and its confidence."""
+        slots = np.array([s.slot for s in sequences], np.int64)
+        self._place(sequences, slots)
+        punished = (self.reals[slots, 3:] != (1, 0, 0)).any()
+        return not (punished or self.whole[slots, 3].any() or any(s.thought is not None or _bias(s) for s in sequences))
+
+    def settings(self, sequences: Items[Sequence]) -> Sampling:
+        """What the kernel needs of sequences that `simple` has placed."""
+        slots = np.array([s.slot for s in sequences], np.int64)
+        whole = np.stack((self.whole[slots, 0], self.keys[slots].view(np.int64), self.whole[slots, 1]))
+        return Sampling(np.ascontiguousarray(self.reals[slots, :3].T), whole)
+
+    def last(self, sequences: Items[Sequence]) -> bool:
+        """Whether the token being drawn is the last allowed one of any of them."""
+        slots = np.array([s.slot for s in sequences], np.int64)
+        lengths = np.array([s.length for s in sequences], np.int64)
+        return bool((lengths - self.whole[slots, 1] + 1 >= self.whole[slots, 2]).any())
+
+    def landed(
+        self, sequences: Items[Sequence], ids: npt.NDArray[np.int64], numbers: npt.NDArray[np.float32]
+    ) -> Draws:  # fmt: skip
+        """The kernel's results (draw.triton) as Draws."""
+        _check(bool(np.isfinite(numbers[:, 3]).all()))
+        slots = np.array([s.slot for s in sequences], np.int64)
+        positions = np.array([s.length for s in sequences], np.int64) - self.whole[slots, 1]
+        sampled, raw, confidence, _ = numbers.T.tolist()
+        return Draws(ids.tolist(), sampled, raw, confidence, {}, self._ended(slots, positions, ids))
+
+    def _ended(
+        self, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int8]:
+        """A stop id drawn as the last allowed token is a stop, not a cut."""
+        ended = np.where(positions + 1 >= self.whole[slots, 2], np.int8(2), np.int8(0))
+        ended[(ids[:, None] == self.stops[slots]).any(1)] = 1
+        return ended
 
     def _choose(
         self, logits: Tensor, lse: Tensor, best: Tensor, greedy: npt.NDArray[np.bool_], reals: npt.NDArray[np.float32],
@@ -344,6 +378,11 @@ class Sampler:
             table = getattr(self, name)
             if table is not None:
                 setattr(self, name, torch.cat((table, table.new_zeros(slots - len(table), self.vocab))))
+
+
+def _check(finite: bool) -> None:
+    if not finite:
+        raise CheckpointError("the model's logits are not finite: the checkpoint is damaged, or its dtype too narrow")
 
 
 def _bias(s: Sequence) -> Mapping[int, float]:

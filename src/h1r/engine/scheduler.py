@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -110,6 +111,20 @@ class Scheduler:
             if not came_back:
                 # Stems hold all the memory and none can go on: the youngest makes way.
                 self._park(self.resident[-1], plan)
+
+    def repeats(self, traces: Items[Sequence]) -> bool:
+        """Whether the next step is these traces once more, before their newest tokens are known: nobody else waits, and
+        each has, or now gets, a page for the token after next."""
+        size, pages = self.memory.page_size, self.memory.pages
+        if self.waiting or self.parked or len(self.resident) != len(traces) or any(s.slot < 0 for s in traces):
+            return False
+        short = [s for s in traces if s.length + 1 == len(s.pages) * size]
+        if len(short) > pages.available:
+            return False
+        for s in short:
+            s.pages.append(pages.take())
+            s.dirty = True
+        return True
 
     def drop(self, sequence: Sequence, keep: bool = False) -> None:
         """Forget a sequence, wherever it is; its memory is free at once, or (`keep`) becomes a snapshot's."""

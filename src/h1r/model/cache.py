@@ -37,11 +37,18 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         state_dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
+        """kv_dtype: of k and v, where not `dtype`."""
         self.page_size = page_size
         shape = (config.num_hidden_layers, pages, page_size, config.num_key_value_heads, config.head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.k = torch.zeros(shape, dtype=kv_dtype or dtype, device=device)
+        if kv_dtype == torch.float8_e4m3fn:
+            # Tokens of a channel side by side in memory: fp8 products read them so.
+            order = (*shape[:2], *shape[3:], page_size)
+            self.v = torch.zeros(order, dtype=kv_dtype, device=device).permute(0, 1, 4, 2, 3)
+        else:
+            self.v = torch.zeros(shape, dtype=kv_dtype or dtype, device=device)
         self.conv: Tensor | None = None
         self.ssm: Tensor | None = None
         if isinstance(config, H1Config):
@@ -65,7 +72,7 @@ class Prefill:
         self.slots = _rows(sequences.slots)
         # Positions, not lengths + offset: the layout's offsets are the cached lengths.
         page = layout.positions.div(cache.page_size, rounding_mode="floor")
-        self.flat = sequences.pages[layout.segments, page] * cache.page_size + layout.positions % cache.page_size
+        self.page, self.offset = sequences.pages[layout.segments, page], layout.positions % cache.page_size
         self.before = [int(n) for n in sequences.lengths.tolist()]
         self.fresh = sequences.lengths == 0
 
@@ -74,8 +81,8 @@ class Prefill:
         past = None
         if any(self.before):
             past = [self._past(layer, s, n) for s, n in enumerate(self.before)]
-        self.cache.k[layer].flatten(0, 1)[self.flat] = k.to(self.cache.k.dtype)
-        self.cache.v[layer].flatten(0, 1)[self.flat] = v.to(self.cache.v.dtype)
+        self.cache.k[layer][self.page, self.offset] = _narrow(k, self.cache.k.dtype)
+        self.cache.v[layer][self.page, self.offset] = _narrow(v, self.cache.v.dtype)
         return attention.attention(q, k, v, self.layout, past)
 
     def states(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
@@ -116,11 +123,11 @@ class Decode:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [B,Hq,d], k, v [B,Kv,d] -> [B,Hq,d]; writes k and v."""
         keys, values = self.cache.k[layer], self.cache.v[layer]
-        keys[self.page, self.offset] = k.to(keys.dtype)
-        values[self.page, self.offset] = v.to(values.dtype)
+        keys[self.page, self.offset] = _narrow(k, keys.dtype)
+        values[self.page, self.offset] = _narrow(v, values.dtype)
         batch = q.shape[0]
         past_k, past_v = (
-            t[self.pages].view(batch, -1, *t.shape[2:])[:, : self.longest].to(q.dtype) for t in (keys, values)
+            t[self.pages].reshape(batch, -1, *t.shape[2:])[:, : self.longest].to(q.dtype) for t in (keys, values)
         )
         return attention.decode(q, past_k, past_v, self.lengths)
 
@@ -137,6 +144,13 @@ class Decode:
         assert self.cache.conv is not None and self.cache.ssm is not None
         self.cache.conv[layer].index_copy_(0, self.slots, conv)
         self.cache.ssm[layer].index_copy_(0, self.slots, ssm)
+
+
+def _narrow(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the cache's dtype; fp8 has no infinity, so what is too large becomes its largest number."""
+    if dtype == torch.float8_e4m3fn:
+        t = t.clamp(-448.0, 448.0)
+    return t.to(dtype)
 
 
 def _rows(index: Tensor) -> slice | Tensor:

@@ -98,7 +98,8 @@ class Layer(nn.Module):
         inner, group, heads = c.mamba_d_ssm, c.mamba_n_groups * c.mamba_d_state, c.mamba_n_heads
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         on_ssm = _rows(m.in_proj.weight, zip(c.ssm_multipliers, (inner, inner, group, group, heads), strict=True))
-        on_attention = _rows(m.in_proj.weight, ((1.0, q), (c.key_multiplier, kv), (1.0, kv)))
+        # The key multiplier stands on the queries: products are the same, and keys keep a size that suits an fp8 cache.
+        on_attention = _rows(m.in_proj.weight, ((c.key_multiplier, q), (1.0, 2 * kv)))
         rows = torch.cat([on_ssm * c.ssm_in_multiplier, on_attention * c.attention_in_multiplier])
         enter = torch.cat([m.in_proj.weight, s.q_proj.weight, s.k_proj.weight, s.v_proj.weight])
         leave_mamba = m.out_proj.weight * c.ssm_out_multiplier
@@ -109,7 +110,7 @@ class Layer(nn.Module):
         return Weights(
             (enter * rows[:, None] * self.input_layernorm.weight).to(own),
             _stack(
-                (m.in_proj.bias, on_ssm), (s.q_proj.bias, 1.0), (s.k_proj.bias, c.key_multiplier), (s.v_proj.bias, 1.0),
+                (m.in_proj.bias, on_ssm), (s.q_proj.bias, c.key_multiplier), (s.k_proj.bias, 1.0), (s.v_proj.bias, 1.0),
                 sizes=(inner * 2 + group * 2 + heads, q, kv, kv),
             ),
             m.conv1d.weight[:, 0],
@@ -205,7 +206,7 @@ class Layer(nn.Module):
         h = linear.join(h, (y, attended.to(y.dtype)), w.leave, w.leave_bias)
         x = norm.rms(h, None, c.rms_norm_eps)
         gate, up = linear.fan(x, w.gate_up, w.gate_up_bias, (c.intermediate_size, c.intermediate_size))
-        return linear.join(h, (F.silu(gate) * up,), w.down, w.down_bias)
+        return linear.join(h, (linear.glu(gate, up),), w.down, w.down_bias)
 
     @torch.no_grad()
     def fold(self, dtype: torch.dtype) -> None:

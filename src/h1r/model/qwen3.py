@@ -93,7 +93,7 @@ class Layer(nn.Module):
         h = linear.join(h, (attended,), w.leave, None)
         x = norm.rms(h, None, c.rms_norm_eps)
         gate, up = linear.fan(x, w.gate_up, None, (c.intermediate_size, c.intermediate_size))
-        return linear.join(h, (F.silu(gate) * up,), w.down, None)
+        return linear.join(h, (linear.glu(gate, up),), w.down, None)
 
     @torch.no_grad()
     def fold(self, dtype: torch.dtype) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from h1r.ops import kernels
 from h1r.ops.conv import aligned, packed, ring
 from h1r.ops.conv.reference import Conv
 from h1r.ops.conv.step import step
@@ -21,5 +22,9 @@ def conv(
     if layout.ring is not None:
         assert state is None and not final, "a row shared by ranks neither starts from a state nor ends in one"
         return ring.conv(u, weight, bias, layout)
+    if layout.chunk is None and kernels.infers(u):
+        from h1r.ops.conv import triton
+
+        return triton.conv(u, weight, bias, layout, state, final)
     form = packed if layout.chunk is None else aligned
     return form.conv(u, weight, bias, layout, state, final)

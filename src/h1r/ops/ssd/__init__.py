@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from h1r.ops import kernels
 from h1r.ops.layout import Layout
 from h1r.ops.ssd import chunk, ring
 from h1r.ops.ssd.reference import Scan
@@ -26,9 +27,14 @@ def ssd(
 
     x [T,H,P], dt [T,H] (after softplus), a [H] (negative), b, c [T,G,N], state [S,H,P,N] or None (zeros)
     -> y [T,H,P] in x's dtype, state [S,H,P,N] fp32. `final=False` skips the final state (None), which training needs
-    not. Chunks are of `layout.chunk` tokens where it says so. Over ranks (`layout.ring`) each computes its share.
+    not. Chunks are of `layout.chunk` tokens where it says so. Over ranks (`layout.ring`) each computes its share. On a GPU
+    the kernels of `triton.py` compute.
     """
     if layout.ring is not None:
         assert state is None and not final, "a row shared by ranks neither starts from a state nor ends in one"
         return ring.ssd(x, dt, a, b, c, layout)
+    if layout.chunk is None and kernels.fit(x):
+        from h1r.ops.ssd import triton
+
+        return triton.ssd(x, dt, a, b, c, layout, state, final)
     return chunk.ssd(x, dt, a, b, c, layout, state, final)

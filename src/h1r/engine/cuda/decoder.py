@@ -1,0 +1,203 @@
+"""Decode steps for the runner: rows up, a graph replayed, tokens back, with at most one step ahead of the host.
+
+Graphs are captured when a number of rows is first needed, one for each of SIZES; a step of fewer rows fills up with
+padding. `launch` returns at once; `Flight.wait` brings its tokens. `launch(chain=True)` repeats the flight before it with
+the tokens that it drew, which the host need not have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from h1r.engine.request import Sequence
+from h1r.model.cache import Cache
+from h1r.ops import kernels
+from h1r.ops.linear.fp8 import Fp8, pack
+
+SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+WARMUPS = 2  # runs before a capture, in which kernels are compiled
+
+
+class Sampling(NamedTuple):
+    """What the draw needs of each row, [B]: fp32 temperature, top_p, min_p; int64 top_k, keys, first."""
+
+    reals: npt.NDArray[np.float32]
+    whole: npt.NDArray[np.int64]
+
+
+class Flight(NamedTuple):
+    """A step that was launched: its tokens [B] int64 and numbers [B,4] fp32, once `ready` has happened."""
+
+    traces: list[Sequence]
+    tokens: Tensor
+    numbers: Tensor
+    ready: Any
+
+    def wait(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        if self.ready is not None:
+            self.ready.synchronize()
+        count = len(self.traces)
+        return self.tokens.numpy()[:count].copy(), self.numbers.numpy()[:count].copy()
+
+
+def fits(model: Any, page_size: int) -> bool:
+    """Whether steps of this model can be run by the kernels."""
+    weight = model.embed_tokens.weight
+    folded = all(getattr(layer, "folded", None) is not None for layer in model.layers)
+    return kernels.fit(weight) and folded and page_size >= 16 and page_size & (page_size - 1) == 0
+
+
+class Decoder:
+    """Owns the page table on the device, the steps and their graphs. `graphs=False`: kernels are launched one by one."""
+
+    def __init__(self, model: Any, cache: Cache, slots: int, capacity: int, graphs: bool = True) -> None:
+        """slots: state slots of the cache; capacity: pages a sequence may have."""
+        self.model, self.cache, self.graphs = model, cache, graphs
+        self.device = model.embed_tokens.weight.device
+        self.table = torch.zeros(slots, capacity, dtype=torch.int32, device=self.device)
+        self.written: dict[int, list[int]] = {}
+        self.steps: dict[int, Replays] = {}
+        self.pool: Any = None
+        self._last: tuple[int, list[int], bool] | None = None  # rows, traces, whether a row has a top_k and a top_p
+
+    def logits(self, traces: Items[Sequence]) -> Tensor:
+        """One token of every trace: logits [B,V] fp32, which the next step overwrites."""
+        replays = self._prepare(traces, None)
+        replays.forward()
+        logits: Tensor = replays.step.logits[: len(traces)]
+        return logits
+
+    def launch(self, traces: Items[Sequence], sampling: Sampling | None) -> Flight:
+        """A step whose tokens are drawn on the device. Without `sampling` it repeats the step before it."""
+        if sampling is None:
+            assert self._last is not None
+            replays = self.steps[self._last[0]]
+            self._pages(traces)
+        else:
+            both = bool(((sampling.whole[0] > 0) & (sampling.reals[1] < 1)).any())
+            replays = self._prepare(traces, sampling)
+            self._last = replays.step.rows, [id(s) for s in traces], both
+        replays.forward()
+        replays.draw(self._last[2])
+        return self._bring(replays.step, list(traces))
+
+    def chains(self, traces: Items[Sequence]) -> bool:
+        """Whether the step before had these very traces."""
+        return self._last is not None and self._last[1] == [id(s) for s in traces]
+
+    # Inside
+
+    def _prepare(self, traces: Items[Sequence], sampling: Sampling | None) -> Replays:
+        size = next(n for n in (*SIZES, len(traces)) if n >= len(traces))
+        self._pages(traces)
+        self._last = None
+        if size not in self.steps:
+            self.steps[size] = Replays(self, size)
+        replays = self.steps[size]
+        count = len(traces)
+        whole = torch.zeros(6, size, dtype=torch.int64)
+        whole[1] = -1
+        whole[:3, :count] = torch.tensor([[s.next_token, s.length, s.slot] for s in traces]).t()
+        if sampling is not None:
+            whole[3:, :count] = torch.from_numpy(sampling.whole)
+            reals = torch.ones(3, size)
+            reals[:, :count] = torch.from_numpy(sampling.reals)
+            replays.step.reals.copy_(self._pinned(reals), non_blocking=True)
+        replays.step.whole.copy_(self._pinned(whole), non_blocking=True)
+        return replays
+
+    def _pages(self, traces: Items[Sequence]) -> None:
+        """Bring the rows of the table up to date: only what was added to them, in one transfer."""
+        changed: list[tuple[int, int, int]] = []
+        for s in traces:
+            known = self.written.setdefault(s.slot, [])
+            if known != s.pages:
+                same = next((i for i, (a, b) in enumerate(zip(known, s.pages, strict=False)) if a != b), len(known))
+                same = min(same, len(s.pages))
+                changed += [(s.slot, i, s.pages[i]) for i in range(same, len(s.pages))]
+                self.written[s.slot] = list(s.pages)
+        if changed:
+            slots, at, pages = self._pinned(torch.tensor(changed, dtype=torch.int64).t().contiguous()).to(
+                self.device, non_blocking=True
+            )
+            self.table[slots, at] = pages.to(torch.int32)
+
+    def _bring(self, step: Any, traces: list[Sequence]) -> Flight:
+        if self.device.type != "cuda":
+            return Flight(traces, step.drawn.clone(), step.numbers.clone(), None)
+        tokens = torch.empty(step.rows, dtype=torch.int64, pin_memory=True)
+        numbers = torch.empty(step.rows, 4, dtype=torch.float32, pin_memory=True)
+        tokens.copy_(step.drawn, non_blocking=True)
+        numbers.copy_(step.numbers, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return Flight(traces, tokens, numbers, ready)
+
+    def _pinned(self, t: Tensor) -> Tensor:
+        return t.pin_memory() if self.device.type == "cuda" else t
+
+
+class Replays:
+    """The two halves of a step of `size` rows: graphs, captured when first needed, or plain calls."""
+
+    def __init__(self, decoder: Decoder, size: int) -> None:
+        from h1r.engine.cuda.step import Step
+
+        self.decoder = decoder
+        self.step = Step(decoder.model, decoder.cache, decoder.table, size)
+        self.calls: dict[str, Callable[[], None]] = {}
+
+    def forward(self) -> None:
+        self._call("forward", self.step.forward)
+
+    def draw(self, both: bool) -> None:
+        self._call(f"draw {both}", lambda: self.step.draw(both))
+
+    def _call(self, name: str, work: Callable[[], None]) -> None:
+        if name not in self.calls:
+            self.calls[name] = self._captured(work) if self.decoder.graphs else work
+        self.calls[name]()
+
+    def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The inputs are put back afterwards: the runs before a capture (which compile) and it must leave no trace."""
+        step, device = self.step, self.decoder.device
+        inputs = step.whole.clone()
+        step.whole[1] = -1
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUPS):
+                work()
+            with torch.cuda.graph(graph, pool=self.decoder.pool, stream=stream):
+                work()
+        self.decoder.pool = self.decoder.pool or graph.pool()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        step.whole.copy_(inputs)
+        return graph.replay
+
+
+def quantised(model: Any) -> Any:
+    """A folded model with every matrix of its layers in fp8; embedding and head stay as they are."""
+    for layer in model.layers:
+        given = dict(layer.folded.items())
+        del layer.folded  # a module's parameters cannot become a plain dictionary in place
+        layer.folded = {k: pack(t.data) if t.dim() == 2 and min(t.shape) > 16 else t for k, t in given.items()}
+    return model
+
+
+def nbytes(model: Any) -> int:
+    """Bytes of all weights."""
+    total = sum(t.numel() * t.element_size() for t in model.parameters())
+    for layer in model.layers:
+        if isinstance(layer.folded, dict):
+            parts = [p for t in layer.folded.values() for p in (t[:2] if isinstance(t, Fp8) else (t,))]
+            total += sum(t.numel() * t.element_size() for t in parts)
+    return total
