@@ -17,12 +17,13 @@ from h1r.engine import LLM
 from h1r.errors import ConfigError, H1RError
 from h1r.serve import chat, completions, deepthink, info, protocol
 from h1r.serve.flight import Gone
+from h1r.serve.formats import Strict
 from h1r.serve.gate import Gate, check_binding
 from h1r.serve.metrics import Metrics
 from h1r.serve.service import AnswerOf, Refused, Same, Service, answer_error
 from h1r.types import SamplingParams
 
-BODIES: dict[str, type[protocol.Strict]] = {
+BODIES: dict[str, type[Strict]] = {
     "/v1/chat/completions": protocol.ChatRequest,
     "/v1/completions": protocol.CompletionRequest,
     "/v1/deepthink": protocol.DeepThinkRequest,

@@ -165,7 +165,7 @@ class Thinking:
             self._tell({"type": "started", "first": self._launched, "traces": sampling.n})
             self._launched += sampling.n
             self._here.metrics.forked.inc((sampling.n - 1) * (len(prompt.token_ids) - 1))
-            ticket = self._here.llm.loop.submit(prompt, sampling, told, row)
+            ticket = self._here.llm.loop.submit(self._here.llm.prompt(prompt), sampling, told, row)
             self._tickets.append(ticket)
             out.append(ticket.result())
         if self._stopped:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +16,9 @@ from h1r.errors import CheckpointError, ConfigError, DataError, H1RError
 from h1r.serve.flight import Gone
 from h1r.serve.metrics import Metrics
 from h1r.types import Prompt, SamplingParams, Trace
+
+if TYPE_CHECKING:
+    from h1r.text.grammar import Grammars
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,17 @@ class Service:
     running: int = 0
     draining: bool = False
     extra_names: tuple[str, ...] = field(default=())
+    _grammars: Grammars | None = field(default=None, init=False)
+
+    @property
+    def grammars(self) -> Grammars:
+        """Compiles what answers are held to; made when first asked for."""
+        from h1r.text.grammar import Grammars
+
+        if self._grammars is None:
+            assert self.llm.tokenizer is not None
+            self._grammars = Grammars(self.llm.tokenizer, int(self.llm.loop.engine.vocab))
+        return self._grammars
 
     @property
     def context(self) -> int:

@@ -130,7 +130,7 @@ class Constraint:
         if self._state == "start" and tokenizer.has(OPEN):
             allowed[tokenizer.id(OPEN)] = True
         if not allowed.any():
-            raise ConfigError(f"the grammar allows no next token: {self._matcher.get_error() or 'a dead end'}")
+            raise ConfigError(f"the grammar allows no next token: {self._trouble() or 'a dead end'}")
         return allowed
 
     def accept(self, token_id: int) -> None:
@@ -147,7 +147,7 @@ class Constraint:
         else:
             self._state = "answer"
             if not (self._matcher.is_stopped() or self._matcher.consume_token(token_id)):
-                raise ConfigError(f"the grammar does not allow token {token_id}: {self._matcher.get_error()}")
+                raise ConfigError(f"the grammar does not allow token {token_id}: {self._trouble()}")
 
     def _grammar_mask(self) -> Mask:
         if self._matcher.is_stopped():
@@ -157,8 +157,12 @@ class Constraint:
         bits = np.zeros((self._grammars.vocab + 31) // 32, np.int32)
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         if self._matcher.is_error():
-            raise ConfigError(f"the grammar is beyond its limits: {' '.join(self._matcher.get_error().split())}")
+            raise ConfigError(f"the grammar is beyond its limits: {self._trouble()}")
         return np.unpackbits(bits.view(np.uint8), bitorder="little")[: self._grammars.vocab].astype(bool)
+
+    def _trouble(self) -> str:
+        """What the matcher has to say, without its inner state."""
+        return str(self._matcher.get_error()).partition("\n")[0]
 
 
 def plain_json(schema: Any) -> Any:
