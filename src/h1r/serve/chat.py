@@ -16,9 +16,10 @@ from starlette.responses import JSONResponse, Response
 
 from h1r.serve import answers
 from h1r.serve.bind import Rule, rule_of
+from h1r.serve.deepthink import chat_answer
 from h1r.serve.flight import End, Flight, Token, finish_reason
 from h1r.serve.protocol import ChatRequest, messages, sampling
-from h1r.serve.service import Refused, Service, service
+from h1r.serve.service import Service, need_tokenizer, service
 from h1r.serve.stream import streamed
 from h1r.serve.voice import Voice
 from h1r.text import Tokenizer, render
@@ -39,6 +40,8 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     room = here.room(prompt)
     rule = await rule_of(here, body)
     params = replace(sampling(body, here.defaults, room, rule.grammar), stop=())
+    if body.deepconf is not None:
+        return await chat_answer(request, here, body, prompt, params)
     answer = _Answer(here, body, prompt, tokenizer, rule, bool(tools))
     admission = here.admitted()
     admission.__enter__()
@@ -58,13 +61,6 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         flight.close()
         admission.__exit__(None, None, None)
     return JSONResponse(answer.whole())
-
-
-def need_tokenizer(here: Service) -> Tokenizer:
-    """Raises Refused when the checkpoint has none."""
-    if here.llm.tokenizer is None:
-        raise Refused(400, "this checkpoint has no tokenizer: send token ids to /v1/completions", "messages")
-    return here.llm.tokenizer
 
 
 class _Answer:

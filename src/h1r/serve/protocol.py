@@ -124,6 +124,25 @@ class Turn(BaseModel):
         return self
 
 
+class DeepConf(Strict):
+    """How many traces think, and which of them vote; `deepconf` of a chat."""
+
+    traces: int = Field(32, ge=2, le=1024)
+    warmup: int | None = Field(None, ge=1)
+    keep_fraction: float = Field(0.1, gt=0, le=1)
+    window: int = Field(2048, ge=1)
+    consensus: float | None = Field(None, gt=0.5, le=1)
+    vote: str = "min_window"
+    rolling: bool = True
+
+
+ALONE = (
+    "n", "logprobs", "tools", "stop", "response_format", "structured_outputs", "confidence", "return_token_ids",
+    "return_trace",
+)  # fmt: skip
+"""Fields that mean one trace, or bind it: not together with `deepconf`."""
+
+
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
@@ -138,6 +157,7 @@ class ChatRequest(Sampling):
     chat_template_kwargs: dict[Literal["enable_thinking", "thinking"], bool] = Field(default_factory=dict)
     include_reasoning: bool = True
     confidence: bool = False
+    deepconf: DeepConf | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
@@ -151,6 +171,10 @@ class ChatRequest(Sampling):
                 or not isinstance(function.get("name"), str)
             ):
                 raise ValueError("tools: each must be {type: function, function: {name, parameters}}")
+        if self.deepconf is not None:
+            for name in ALONE:
+                if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                    raise ValueError(f"{name}: not together with deepconf")
         names = [tool["function"]["name"] for tool in self.tools]
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError(f"tool_choice: no tool is called {self.tool_choice.function.name!r}")
@@ -226,18 +250,11 @@ class DetokenizeRequest(Strict):
     tokens: Ids
 
 
-class DeepThinkRequest(Strict):
+class DeepThinkRequest(DeepConf):
     """POST /v1/deepthink: many traces of one question, weak ones stopped early, a weighted vote."""
 
     model: str = ""
     messages: list[Turn] = Field(min_length=1)
-    traces: int = Field(32, ge=2, le=1024)
-    warmup: int | None = Field(None, ge=1)
-    keep_fraction: float = Field(0.1, gt=0, le=1)
-    window: int = Field(2048, ge=1)
-    consensus: float | None = Field(None, gt=0.5, le=1)
-    vote: str = "min_window"
-    rolling: bool = True
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.6, ge=0, le=100)
     top_p: float = Field(0.95, gt=0, le=1)

@@ -15,6 +15,7 @@ from h1r.engine import LLM
 from h1r.errors import CheckpointError, ConfigError, DataError, H1RError
 from h1r.serve.flight import Gone
 from h1r.serve.metrics import Metrics
+from h1r.text import Tokenizer
 from h1r.types import Prompt, SamplingParams, Trace
 
 if TYPE_CHECKING:
@@ -101,6 +102,13 @@ class Service:
             yield
         finally:
             self.running -= 1
+
+
+def need_tokenizer(here: Service) -> Tokenizer:
+    """Raises Refused when the checkpoint has none."""
+    if here.llm.tokenizer is None:
+        raise Refused(400, "this checkpoint has no tokenizer: send token ids to /v1/completions", "messages")
+    return here.llm.tokenizer
 
 
 def service(request: Request) -> Service:
