@@ -162,6 +162,7 @@ class SamplingParams:
     answer_reserve    tokens of max_tokens that a thought must leave to the answer; None: with a budget a quarter of them,
                       1024 at most, else 0
     loop_breaker      close a thought that repeats itself; a loop outside a thought ends the trace
+    grammar     what the text after a thought must look like; it ends where the grammar may
     """
 
     temperature: float = 1.0
@@ -183,6 +184,7 @@ class SamplingParams:
     thinking_landing: int = 0
     answer_reserve: int | None = None
     loop_breaker: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         def require(ok: bool, what: str) -> None:
@@ -203,6 +205,26 @@ class SamplingParams:
             require((getattr(self, name) or 0) >= 0, f"{name}={getattr(self, name)}: must be 0 or more")
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+
+
+class Constraint(Protocol):
+    """What one trace may write next: `mask` before each token, `accept` after it."""
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """[V], True where a token may come next: one at least. Raises ConfigError when the grammar is beyond its limits."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """The trace went on with this token."""
+        ...
+
+
+class Grammar(Protocol):
+    """A rule for answers, shared by the traces that obey it."""
+
+    def begin(self, opened: bool = False) -> Constraint:
+        """The state of one new trace. opened: its prompt ended inside a thought."""
+        ...
 
 
 class Watch(Protocol):

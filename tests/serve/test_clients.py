@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Literal
 
 import httpx2
 import numpy as np
+import pydantic
 import pytest
 import uvicorn
 
@@ -134,10 +136,39 @@ def test_openai_client(url: str, llm: LLM):
     assert text == whole.choices[0].message.content and chunks[-1].usage.completion_tokens == 12
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     client.chat.completions.create(**kind, tools=[tool])
-    with pytest.raises(openai.BadRequestError, match="response_format"):
-        client.chat.completions.create(**kind, response_format={"type": "json_object"})
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "frob"}}}
+    with pytest.raises(openai.BadRequestError, match="frob"):
+        client.chat.completions.create(**kind, response_format=form)
     done = client.completions.create(model="tiny", prompt="add", max_tokens=3, logprobs=2, echo=True)
     assert done.choices[0].text.startswith("add") and len(done.choices[0].logprobs.tokens) >= 4
+
+
+class Add(pydantic.BaseModel):
+    a: Literal[1, 2]
+    word: Annotated[str, pydantic.Field(max_length=8)]
+
+
+def test_openai_client_parses_answers_and_calls(url: str):
+    openai = pytest.importorskip("openai", reason="needs the openai client")
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    kind = {"model": "tiny", "messages": list(MESSAGES), "max_tokens": 300}
+    extra = {"thinking_token_budget": 6}
+    for seed in range(4):
+        done = client.chat.completions.parse(**kind, seed=seed, response_format=Add, extra_body=extra)
+        assert isinstance(done.choices[0].message.parsed, Add)
+        tools = [openai.pydantic_function_tool(Add)]
+        called = client.chat.completions.parse(
+            **kind, seed=seed, tools=tools, tool_choice="required", parallel_tool_calls=False, extra_body=extra
+        )
+        (call,) = called.choices[0].message.tool_calls
+        assert isinstance(call.function.parsed_arguments, Add) and called.choices[0].finish_reason == "tool_calls"
+        with client.chat.completions.stream(
+            **kind, seed=seed, tools=tools, tool_choice="required", parallel_tool_calls=False, extra_body=extra
+        ) as events:
+            pieces = [e.arguments_delta for e in events if e.type == "tool_calls.function.arguments.delta"]
+            (same,) = events.get_final_completion().choices[0].message.tool_calls
+        assert same.function.parsed_arguments == call.function.parsed_arguments
+        assert "".join(pieces) == call.function.arguments and len(pieces) > 3
 
 
 def test_weights_load_over_the_wire(url: str, llm: LLM, checkpoint):

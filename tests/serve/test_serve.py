@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from h1r.engine import LLM
+from h1r.engine import LLM, Engine, EngineConfig
+from h1r.engine.loop import Loop
+from h1r.engine.traffic import weights
 from h1r.errors import ConfigError
 from h1r.serve import app, check_binding, read_keys
 from h1r.serve.answers import StopScan
-from h1r.serve.chat import Voice
+from h1r.serve.voice import Voice
 from h1r.text import render
-from h1r.types import SamplingParams
+from h1r.types import Prompt, SamplingParams
 
 MESSAGES = [{"role": "user", "content": "What is 2+2?"}]
 GREEDY = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True}
@@ -98,8 +100,9 @@ def test_voice_takes_a_stream_apart(size: int):
     assert joined["reasoning"].strip() == "first END two" == joined["reasoning_content"].strip()
     assert joined["content"].split() == ["four", "more"] and voice.scan.hit == "END"
     calls = [c for d in deltas for c in d.get("tool_calls", [])]
-    assert len(calls) == 1 and calls[0]["index"] == 0
-    assert calls[0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    assert calls[0]["function"]["name"] == "add" and all("name" not in c["function"] for c in calls[1:])
+    assert {c["index"] for c in calls} == {0} and (len(calls) > 1 or size > 3)
+    assert "".join(c["function"]["arguments"] for c in calls) == '{"a": 1}'
     plain = Voice([], offered=False)
     plain.end(call)
     assert '"add"' in plain.content and "<tool_call>" in plain.content
@@ -168,7 +171,7 @@ def test_thought_and_answer_come_apart(client: TestClient, llm: LLM):
     ("extra", "words"),
     [
         ({"temprature": 1}, "did you mean 'temperature'"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"top_logprobs": 3}, "top_logprobs: needs logprobs"),
         ({"temperature": -1}, "temperature"),
         ({"n": 0}, "n: "),
@@ -242,7 +245,25 @@ def test_tokens_round_trip_and_metrics(client: TestClient, llm: LLM):
     assert float(lines['vllm:generation_tokens_total{model_name="tiny"}']) == 6
     assert float(lines['vllm:prompt_tokens_total{model_name="tiny"}']) == 4
     assert float(lines['h1r:forked_prefill_tokens_total{model_name="tiny"}']) == 3
-    assert float(lines['h1r:state_slots_used{model_name="tiny"}']) == 0
+    kept = len(llm.loop.engine.scheduler.prefixes.kept)
+    assert float(lines['h1r:state_slots_used{model_name="tiny"}']) == kept
+    assert float(lines['h1r:achieved_bytes_per_second{model_name="tiny"}']) > 0
+    again = client.get("/metrics").text
+    assert 'h1r:achieved_bytes_per_second{model_name="tiny"} 0.0' in again
+    for name in ("h1r:state_slot_usage_perc", "h1r:deepconf_saved_tokens_total", "h1r:prefix_cached_tokens_total"):
+        assert f'{name}{{model_name="tiny"}}' in again
+
+
+def test_traffic_is_weights_states_and_keys(llm: LLM):
+    """Three steps of one trace: two layers, 32 conv channels and more, one K/V head of 16."""
+    loop = Loop(Engine(llm.loop.engine.runner.model, llm.config, EngineConfig(memory_bytes=8 << 20, prefixes=0)))
+    loop.submit(Prompt(token_ids=(5,)), SamplingParams(max_tokens=3)).result()
+    cache = loop.engine.runner.cache
+    slot = sum(t[:, 0].numel() * t.element_size() for t in (cache.conv, cache.ssm))
+    token = sum(t[:, 0, 0].numel() * t.element_size() for t in (cache.k, cache.v))
+    # the sequence is gone from memory when its last step is counted
+    assert loop.traffic.bytes == 3 * weights(llm.loop.engine.runner.model) + 2 * 2 * slot + (1 + 2) * token
+    assert loop.traffic.seconds > 0
 
 
 def test_too_many_requests_are_told_to_wait(llm: LLM):
@@ -286,6 +307,33 @@ def test_deepthink_votes_and_tells(client: TestClient):
     result = events[-1]
     assert sum(e["tokens"] for e in events if e["type"] == "finished") == result["tokens"]
     assert post(client, "/v1/deepthink", body | {"vote": "loudest"}, 400)["error"]["message"].count("loudest") == 1
+
+
+def test_a_chat_may_think_deep(client: TestClient):
+    deep = {"traces": 6, "warmup": 3, "window": 4, "keep_fraction": 0.5}
+    body = {"messages": MESSAGES, "max_tokens": 40, "seed": 7, "temperature": 0.6, "top_p": 0.95, "deepconf": deep}
+    got = post(client, "/v1/chat/completions", body)
+    told = got["deepconf"]
+    want = post(client, "/v1/deepthink", {k: v for k, v in body.items() if k != "deepconf"} | deep)
+    assert {k: told[k] for k in ("answer", "votes", "tokens")} == {k: want[k] for k in ("answer", "votes", "tokens")}
+    assert got["choices"][0]["message"]["content"] == want["message"]["content"]
+    assert got["usage"]["completion_tokens"] == told["tokens"] == sum(t["tokens"] for t in told["trace_stats"])
+    chunks = stream(client, "/v1/chat/completions", body | {"stream_options": {"include_usage": True}})
+    assert chunks[0]["choices"][0]["delta"]["content"] == got["choices"][0]["message"]["content"]
+    assert chunks[1]["deepconf"]["votes"] == told["votes"] and chunks[-1]["usage"] == got["usage"]
+    for extra in ({"n": 2}, {"logprobs": True}, {"response_format": {"type": "json_object"}}, {"stop": "a"}):
+        error = post(client, "/v1/chat/completions", body | extra, 400)["error"]
+        assert error["message"].endswith("not together with deepconf") and error["param"] == next(iter(extra))
+    error = post(client, "/v1/chat/completions", body | {"deepconf": {"trace": 2}}, 400)["error"]
+    assert "did you mean" in error["message"] or "deepconf.trace" in error["message"]
+
+
+def test_health_is_live_and_ready_until_it_drains(client: TestClient):
+    assert client.get("/health").json() == {"live": True, "ready": True}
+    client.app.state.service.draining = True
+    gone = client.get("/health")
+    assert gone.status_code == 503 and gone.json() == {"live": True, "ready": False}
+    assert client.post("/v1/completions", json={"prompt": [1]}).status_code == 503
 
 
 def test_page_is_self_contained(client: TestClient):

@@ -7,7 +7,7 @@ import pytest
 
 from h1r.errors import ConfigError
 from h1r.text import Tokenizer, converse, render, row, train
-from h1r.text.grammar import Grammar
+from h1r.text.grammar import Grammars
 from h1r.types import StopReason, Trace
 
 TOKENIZER = train(["What is 12 + 34? use add, the answer is \\boxed{46}"] * 9, 400, system="Think.")
@@ -99,7 +99,7 @@ SCHEMA = {
 
 
 def test_grammar_binds_the_answer_and_leaves_the_thought_free():
-    grammar = Grammar(TOKENIZER, SCHEMA, vocab=512)
+    grammar = Grammars(TOKENIZER, 512).compile(SCHEMA)
     rng = np.random.default_rng(0)
     finished = 0
     for _ in range(12):
@@ -123,7 +123,8 @@ def test_grammar_binds_the_answer_and_leaves_the_thought_free():
 
 
 def test_grammar_details():
-    grammar = Grammar(TOKENIZER, "[ab]", "regex")
+    grammars = Grammars(TOKENIZER)
+    grammar = grammars.compile("[ab]", "regex")
     start = grammar.begin()
     allowed = {TOKENIZER.decode([i]).strip("\n") for i in np.flatnonzero(start.mask())}
     assert allowed == {"<think>", "", "a", "b"}
@@ -134,4 +135,4 @@ def test_grammar_details():
     assert set(np.flatnonzero(start.mask())) == set(TOKENIZER.stop_ids)
     for source, kind in (("(", "regex"), ({"type": "nonsense"}, "json"), ("start: ]", "lark")):
         with pytest.raises(ConfigError, match=f"grammar of kind {kind}"):
-            Grammar(TOKENIZER, source, kind)
+            grammars.compile(source, kind)

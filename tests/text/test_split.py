@@ -129,3 +129,31 @@ def test_text_is_streamed_as_soon_as_it_cannot_be_a_tag():
     assert splitter.feed("d</thi") == [Event("reasoning", "\nd")]
     assert splitter.feed("nk>\n\n4") == [Event("content", "4")]
     assert splitter.feed("2") == [Event("content", "2")]
+
+
+def test_a_tag_inside_a_string_of_a_call_is_no_tag():
+    body = '\n{"name": "add", "arguments": {"a": "x</tool_call>\\"y"}}\n'
+    got = split(f"<tool_call>{body}</tool_call> after")
+    assert got.tool_calls == ({"name": "add", "arguments": {"a": 'x</tool_call>"y'}},) and got.content == "after"
+    odd = '<tool_call>{"name: f}</tool_call> after ' + CALL
+    got = split(odd)
+    assert got.tool_calls == (ADD,) and got.content == '<tool_call>{"name: f}</tool_call> after '
+    for size in range(1, 9):
+        splitter = Splitter()
+        events = [e for i in range(0, len(odd), size) for e in splitter.feed(odd[i : i + size])] + splitter.finish()
+        assert splitter.result() == got and joined(events)[1:] == (got.content, list(got.tool_calls))
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_bound_answer_is_kept_to_the_letter(size):
+    answer = '{"a": "</think><think><tool_call>{}</tool_call>"}\n'
+    for text, want in (
+        (f"<think>\nr\n</think>\n\n{answer}", ("r", answer, ())),
+        (answer, ("", answer, ())),
+        (f"\n{CALL}\n{CALL}\n", ("", "", (ADD, ADD))),
+        (f"<think>r</think>\n{CALL}", ("r", "", (ADD,))),
+        ("<thinking>", ("", "<thinking>", ())),
+    ):
+        splitter = Splitter(bound=True)
+        events = [e for i in range(0, len(text), size) for e in splitter.feed(text[i : i + size])] + splitter.finish()
+        assert splitter.result()[:3] == want and joined(events) == (want[0], want[1], list(want[2]))

@@ -29,9 +29,9 @@ from h1r.engine.request import Decode, Event, Feed, Request, Sequence, Split, Te
 from h1r.engine.runner import PAGED, SLOTTED, Runner, new_cache
 from h1r.engine.sampler import Draws, Forms, Sampler, key
 from h1r.engine.scheduler import Scheduler
-from h1r.engine.thinking import Marks, begin
+from h1r.engine.thinking import Marks, begin, inside
 from h1r.errors import CheckpointError, ConfigError, ContextError
-from h1r.types import Prompt, SamplingParams, StopReason, Watch
+from h1r.types import Constraint, Prompt, SamplingParams, StopReason, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class EngineConfig:
 class Engine:
     """Holds requests in flight, their memory and the weights.
 
-    failures  requests given up because their Watch raised: id -> exception
+    failures  requests given up because their Watch or Constraint raised: id -> exception
     """
 
     def __init__(
@@ -142,10 +142,14 @@ class Engine:
             watch=watch,
             stream=stream,
         )
+        constraints = self._constraints(prompt, sampling)
         self._added += 1
         self.scheduler.add(request)
         for s in request.traces:
-            s.thought = begin(self.think, sampling, prompt.token_ids, limit)
+            s.thought = begin(self.think, sampling, prompt.token_ids, limit, self.stop_ids)
+            if constraints:
+                s.constraint = constraints[s.index]
+                s.allowed = s.constraint.mask()
         if sampling.stop or (stream and self.feeder is not None):
             assert self.feeder is not None
             for s in request.traces:
@@ -242,6 +246,7 @@ class Engine:
         """Write the step's tokens into their traces, then end those that ended."""
         ended = {int(i): _ENDED[int(draws.ended[i])] for i in draws.ended.nonzero()[0]}
         watched: dict[int, tuple[Request, list[int], list[float]]] = {}
+        broken: dict[int, tuple[Request, Exception]] = {}
         rows = zip(traces, draws.token_ids, draws.logprobs, draws.raw_logprobs, draws.confidence, strict=True)
         for row, (s, token, logprob, raw, confidence) in enumerate(rows):
             s.length += 1
@@ -256,6 +261,12 @@ class Engine:
                 ended.setdefault(row, StopReason.LOOP)
             if s.text is not None or request.stream:
                 self._show(s, row, ended)
+            if s.constraint is not None and row not in ended:
+                try:
+                    s.constraint.accept(token)
+                    s.allowed = s.constraint.mask()
+                except Exception as e:  # the edge of one request
+                    broken[request.id] = request, e
             if request.watch is not None:
                 grown = watched.setdefault(request.id, (request, [], []))
                 grown[1].append(s.index)
@@ -266,6 +277,8 @@ class Engine:
             traces[row].stop = reason
         for request, indices, confidences in watched.values():
             self._consult(request, indices, confidences)
+        for request, error in broken.values():
+            self._give_up(request, error)
         for row, reason in ended.items():
             if traces[row].index in self.live.get(traces[row].request.id, {}):
                 self._finish(traces[row], reason)
@@ -299,10 +312,14 @@ class Engine:
             return getattr(request.watch, verb)(*arguments)
         except Exception as e:  # the edge of one request
             logger.warning("request %d: its watch raised %r; the request is given up", request.id, e)
-            self.failures[request.id] = e
-            request.watch = None
-            self.abort(request.id)
+            self._give_up(request, e)
             return None
+
+    def _give_up(self, request: Request, error: Exception) -> None:
+        """End a request whose watch or grammar failed."""
+        self.failures[request.id] = error
+        request.watch = None
+        self.abort(request.id)
 
     def _finish(self, s: Sequence, reason: StopReason) -> None:
         """End a trace: its memory is free at once, its Trace goes to the watch and into the events."""
@@ -319,6 +336,18 @@ class Engine:
             Event(request.id, s.index, -1, 0.0, 0.0, s.text.flush() if s.text is not None else "", trace)
         )
         self._ask(request, "finish", s.index, trace)
+
+    def _constraints(self, prompt: Prompt, sampling: SamplingParams) -> list[Constraint]:
+        """One for each trace, or none. Raises ConfigError for a grammar of another vocabulary."""
+        if sampling.grammar is None:
+            return []
+        opened = inside(self.think, prompt.token_ids, self.stop_ids)
+        made = [sampling.grammar.begin(opened) for _ in range(sampling.n)]
+        if (wide := len(made[0].mask())) != self.vocab:
+            raise ConfigError(
+                f"the grammar knows {wide} tokens, the model {self.vocab}: give it the model's vocabulary"
+            )
+        return made
 
     def _limit(self, prompt: Prompt, sampling: SamplingParams) -> int:
         """Tokens a trace of this prompt may have. Raises ConfigError when there is no room for one."""

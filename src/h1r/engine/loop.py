@@ -7,12 +7,14 @@ costs nothing and can be collected. Everything that touches the engine runs on i
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 from h1r.engine.engine import Engine
 from h1r.engine.request import Event
+from h1r.engine.traffic import Traffic
 from h1r.types import Prompt, SamplingParams, Trace, Watch
 
 R = TypeVar("R")
@@ -51,6 +53,7 @@ class Loop:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.traffic = Traffic()
         self._wake = threading.Condition()
         self._orders: list[Callable[[Engine], None]] = []
         self._tickets: dict[int, Ticket] = {}
@@ -107,7 +110,10 @@ class Loop:
             for order in orders:
                 order(self.engine)
             try:
+                idle, begun = self.engine.scheduler.idle, time.monotonic()
                 events = self.engine.step()
+                if not idle:
+                    self.traffic.add(self.engine, time.monotonic() - begun)
             except Exception as e:  # the edge of all requests in flight: none of them may wait for ever
                 self._give_up(e)
                 continue

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from h1r.engine.thinking import Thought
-from h1r.types import Prompt, SamplingParams, StopReason, Trace, Watch
+from h1r.types import Constraint, Prompt, SamplingParams, StopReason, Trace, Watch
 
 STEM = -1
 
@@ -82,6 +83,7 @@ class Sequence:
     slot    state slot, -1 when not in memory; pages: its K/V pages in order
     host    the runner's copy of slot and pages while parked
     dirty   slot or pages changed since the runner last looked
+    allowed [V] bool: tokens that may come next under `constraint`; None: all
     """
 
     request: Request
@@ -100,6 +102,8 @@ class Sequence:
     stop: StopReason | None = None
     text: Text | None = None
     thought: Thought | None = None
+    constraint: Constraint | None = None
+    allowed: npt.NDArray[np.bool_] | None = None
 
     @property
     def key(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """From logits to tokens, for the whole step at once. Letters: B sequences of the step, V vocabulary.
 
-Order of operations (that of transformers): logit bias, penalties, temperature, top-k, top-p, min-p, draw. A cut keeps
+Order of operations (that of transformers): logit bias, penalties, grammar, temperature, top-k, top-p, min-p, draw. A cut keeps
 tokens by value, never by rank, so equal logits stay together: top-k keeps logits >= the k-th largest; top-p keeps a
 token when the mass of strictly likelier ones is below p; min-p keeps p >= min_p * p_max.
 
@@ -27,6 +27,7 @@ from h1r.errors import CheckpointError
 TOP = 20  # tokens in a confidence (DeepConf, arXiv:2508.15260)
 
 NOTHING = 80.0  # nats below the likeliest token: 1e-35, never drawn
+FORBIDDEN = 1e4  # nats below the likeliest allowed token, finite: the kernel takes inf for damage
 NEAR = 128  # tokens looked at first for a nucleus
 
 U64 = npt.NDArray[np.uint64]
@@ -218,7 +219,8 @@ class Sampler:
         known = lse, best
         if adjusted is not logits:
             known = self.forms.look(adjusted, 1)[::2]
-        tokens, logprobs = self._choose(adjusted, *known, greedy, reals, whole[:, 0], uniform)
+        bound = any(s.allowed is not None for s in sequences)
+        tokens, logprobs = self._choose(adjusted, *known, greedy, reals, whole[:, 0], uniform, bound)
         forced = {row: s.thought.pending[0] for row, s in enumerate(sequences) if s.thought and s.thought.pending}
         if forced:
             tokens[list(forced)] = torch.tensor(list(forced.values()), device=self.device)
@@ -277,9 +279,10 @@ class Sampler:
 
     def _choose(
         self, logits: Tensor, lse: Tensor, best: Tensor, greedy: npt.NDArray[np.bool_], reals: npt.NDArray[np.float32],
-        top_k: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64],
+        top_k: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64], bound: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Tokens [B] and their log-probabilities under the sampled distribution [B]; lse, best: of `logits`."""
+        """Tokens [B] and their log-probabilities under the sampled distribution [B]; lse, best: of `logits`. bound: some
+        tokens are forbidden."""
         if greedy.all():
             return best, logits.gather(1, best[:, None])[:, 0] - lse
         temperature = torch.from_numpy(np.where(greedy, np.float32(1), reals[:, 0])).to(self.device)
@@ -288,11 +291,12 @@ class Sampler:
             np.where(greedy, np.float32(1), reals[:, 1]),
             np.where(greedy, np.float32(0), reals[:, 2]),
         )
-        floor = None
+        # With a floor, however low, what is NOTHING has no weight at all.
+        floor = torch.full_like(lse, -torch.inf) if bound else None
         cut = np.flatnonzero((cuts.top_k > 0) | (cuts.top_p < 1) | (cuts.min_p > 0))
         if len(cut):
             rows = torch.from_numpy(cut).to(self.device)
-            floor = torch.full_like(lse, -torch.inf)
+            floor = torch.full_like(lse, -torch.inf) if floor is None else floor
             mine = Cuts(cuts.top_k[cut], cuts.top_p[cut], cuts.min_p[cut])
             some = logits[rows] if len(cut) < len(greedy) else logits
             floor[rows] = self.forms.thresholds(some, mine, temperature[rows])
@@ -306,7 +310,7 @@ class Sampler:
     def _adjust(
         self, logits: Tensor, sequences: Items[Sequence], slots: npt.NDArray[np.int64], reals: npt.NDArray[np.float32]
     ) -> Tensor:
-        """Bias and penalties, on a copy; the same tensor when nobody asked."""
+        """Bias, penalties and grammar, on a copy; the same tensor when nobody asked."""
         biased = [(row, bias) for row, s in enumerate(sequences) if (bias := _bias(s))]
         if biased:
             logits = logits.clone()
@@ -323,6 +327,13 @@ class Sampler:
             strengths = torch.from_numpy(reals[punished, 3:]).to(self.device).unbind(1)
             logits = logits.clone() if not biased else logits
             logits[rows] = penalise(logits[rows], self.counts[where], self.prompts[where], *strengths)
+        masks = {row: s.allowed for row, s in enumerate(sequences) if s.allowed is not None}
+        if masks:
+            logits = logits.clone() if not biased and not len(punished) else logits
+            rows = torch.tensor(list(masks), device=self.device)
+            allowed = torch.from_numpy(np.stack(list(masks.values()))).to(self.device)
+            best = logits[rows].masked_fill(~allowed, -torch.inf).amax(-1, keepdim=True)
+            logits[rows] = torch.where(allowed, logits[rows], best - FORBIDDEN)
         return logits
 
     # Tables

@@ -121,8 +121,10 @@ class Thought:
         return tuple(self.tail[-len(mark) :]) == mark
 
 
-def begin(marks: Marks | None, sampling: SamplingParams, prompt: Items[int], limit: int) -> Thought | None:
-    """The watch over a new trace; None when nothing bounds it. limit: tokens the trace may have."""
+def begin(
+    marks: Marks | None, sampling: SamplingParams, prompt: Items[int], limit: int, ends: Items[int] = ()
+) -> Thought | None:
+    """The watch over a new trace; None when nothing bounds it. limit: tokens the trace may have; ends: as in `inside`."""
     reserve = sampling.answer_reserve
     if sampling.thinking_budget is None and not sampling.loop_breaker and reserve is None:
         return None
@@ -135,10 +137,18 @@ def begin(marks: Marks | None, sampling: SamplingParams, prompt: Items[int], lim
     )  # fmt: skip
     if marks is None:
         thought.over = True
-    elif _last(prompt, marks.open) > _last(prompt, marks.close):
+    elif inside(marks, prompt, ends):
         thought.open = True
         thought._check(-1, False)
     return thought
+
+
+def inside(marks: Marks | None, prompt: Items[int], ends: Items[int] = ()) -> bool:
+    """Whether a prompt ends in a thought: its last <think> is followed neither by </think> nor by an end of turn."""
+    if marks is None:
+        return False
+    opened = _last(prompt, marks.open)
+    return opened > _last(prompt, marks.close) and not any(token in ends for token in prompt[opened:])
 
 
 def _last(ids: Items[int], mark: tuple[int, ...]) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from h1r.text import Tokenizer
@@ -105,21 +104,10 @@ def trace_arrays(trace: Trace) -> dict[str, Any]:
     }
 
 
-def tool_call(call: Mapping[str, Any], index: int | None = None) -> dict[str, Any]:
-    """A parsed call as OpenAI writes it; arguments travel as a JSON string."""
-    arguments = call.get("arguments", {})
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    out = {
-        "id": f"call_{secrets.token_hex(12)}",
-        "type": "function",
-        "function": {"name": call.get("name", ""), "arguments": written},
-    }
-    return out if index is None else {"index": index} | out
-
-
-def written_call(call: Mapping[str, Any]) -> str:
-    """A call as the model wrote it, for clients that offered no tools."""
-    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+def tool_call(name: str, arguments: str, identity: str = "") -> dict[str, Any]:
+    """A call as OpenAI writes it; arguments are JSON as the model wrote it."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": identity or f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 def usage(prompt: int, completion: int, reasoning: int | None = None) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from h1r.engine import LLM
 from h1r.errors import ConfigError, H1RError
 from h1r.serve import chat, completions, deepthink, info, protocol
 from h1r.serve.flight import Gone
+from h1r.serve.formats import Strict
 from h1r.serve.gate import Gate, check_binding
 from h1r.serve.metrics import Metrics
 from h1r.serve.service import AnswerOf, Refused, Same, Service, answer_error
 from h1r.types import SamplingParams
 
-BODIES: dict[str, type[protocol.Strict]] = {
+BODIES: dict[str, type[Strict]] = {
     "/v1/chat/completions": protocol.ChatRequest,
     "/v1/completions": protocol.CompletionRequest,
     "/v1/deepthink": protocol.DeepThinkRequest,
@@ -58,7 +59,7 @@ def app(
         model=model_name,
         defaults=defaults or SamplingParams(),
         in_flight=in_flight,
-        metrics=Metrics(llm.loop.engine, model_name),
+        metrics=Metrics(llm.loop, model_name),
         answer_of=answer_of,
         same=same,
     )
@@ -110,5 +111,13 @@ def listen(made: Any, host: str = "127.0.0.1", port: int = 8000, *, keys: Sequen
     config = uvicorn.Config(
         made, log_level="warning", access_log=False, timeout_graceful_shutdown=drain, timeout_keep_alive=30
     )
+    server = uvicorn.Server(config)
+    told = server.handle_exit
+
+    def drain_first(number: int, stack: Any) -> None:
+        made.state.service.draining = True
+        told(number, stack)
+
+    server.handle_exit = drain_first  # type: ignore[method-assign, assignment]
     with bound:
-        uvicorn.Server(config).run(sockets=[bound])
+        server.run(sockets=[bound])

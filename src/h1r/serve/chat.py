@@ -15,12 +15,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from h1r.serve import answers
+from h1r.serve.bind import Rule, rule_of
+from h1r.serve.deepthink import chat_answer
 from h1r.serve.flight import End, Flight, Token, finish_reason
 from h1r.serve.protocol import ChatRequest, messages, sampling
-from h1r.serve.service import Refused, Service, service
+from h1r.serve.service import Service, need_tokenizer, service
 from h1r.serve.stream import streamed
-from h1r.text import Splitter, Tokenizer, render
-from h1r.types import Prompt, SamplingParams, Trace
+from h1r.serve.voice import Voice
+from h1r.text import Tokenizer, render
+from h1r.text.split import OPEN
+from h1r.types import Prompt, StopReason, Trace
 
 router = APIRouter()
 
@@ -33,14 +37,18 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     tokenizer = need_tokenizer(here)
     tools = body.tools if body.tool_choice != "none" else []
     prompt = render(messages(body.messages), tools, body.thinking, tokenizer=tokenizer)
-    params = replace(sampling(body, here.defaults, here.room(prompt)), stop=())
-    answer = _Answer(here, body, prompt, tokenizer, params, bool(tools))
+    room = here.room(prompt)
+    rule = await rule_of(here, body)
+    params = replace(sampling(body, here.defaults, room, rule.grammar), stop=())
+    if body.deepconf is not None:
+        return await chat_answer(request, here, body, prompt, params)
+    answer = _Answer(here, body, prompt, tokenizer, rule, bool(tools))
     admission = here.admitted()
     admission.__enter__()
     flight = Flight(here.llm, request)
     await flight.__aenter__()
-    # stop strings have to be looked for while the text grows; else the ends are enough
-    tokens = body.stream or bool(body.stops)
+    # stop strings and the end of an only call are looked for while the text grows; else the ends are enough
+    tokens = body.stream or bool(body.stops) or answer.single
     flight.launch(prompt, params, tokens=tokens)
     if body.stream:
         answer.flight = flight
@@ -55,67 +63,6 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     return JSONResponse(answer.whole())
 
 
-def need_tokenizer(here: Service) -> Tokenizer:
-    """Raises Refused when the checkpoint has none."""
-    if here.llm.tokenizer is None:
-        raise Refused(400, "this checkpoint has no tokenizer: send token ids to /v1/completions", "messages")
-    return here.llm.tokenizer
-
-
-class Voice:
-    """One choice while it is written: text to reasoning, answer and calls."""
-
-    def __init__(self, stops: Sequence[str], offered: bool) -> None:
-        self.splitter = Splitter()
-        self.scan = answers.StopScan(stops)
-        self.offered = offered
-        self.tokens: list[Token] = []
-        self.calls = 0
-        self.reasoning = ""
-        self.content = ""
-        self.reason: str | None = None
-        self._heard = 0
-
-    @property
-    def cut(self) -> bool:
-        return self.scan.hit is not None
-
-    def hear(self, text: str) -> dict[str, Any]:
-        """More text: the delta it makes, possibly empty."""
-        self._heard += len(text)
-        return self._delta(self.splitter.feed(text))
-
-    def end(self, whole: str) -> dict[str, Any]:
-        """The text is complete: the delta of what was not heard yet, or held back."""
-        delta = self._delta([*self.splitter.feed(whole[self._heard :]), *self.splitter.finish()])
-        rest = self.scan.flush()
-        if rest:
-            self.content += rest
-            delta["content"] = delta.get("content", "") + rest
-        return delta
-
-    def _delta(self, events: Sequence[Any]) -> dict[str, Any]:
-        delta: dict[str, Any] = {}
-        for event in events:
-            if event.kind == "reasoning":
-                self.reasoning += event.text
-                delta["reasoning"] = delta.get("reasoning", "") + event.text
-            elif event.kind == "content" or (event.kind == "tool_call" and not self.offered):
-                shown = self.scan.push(event.text if event.kind == "content" else answers.written_call(event.call))
-                self.content += shown
-                if shown:
-                    delta["content"] = delta.get("content", "") + shown
-            elif event.kind == "tool_call" and not self.cut:
-                delta.setdefault("tool_calls", []).append(answers.tool_call(event.call, self.calls))
-                self.calls += 1
-            elif event.kind == "recall":
-                # sent as an answer already; whole answers are put right, streams cannot be
-                self.reasoning, self.content = self.content + self.scan.flush(), ""
-        if "reasoning" in delta:
-            delta["reasoning_content"] = delta["reasoning"]
-        return delta
-
-
 class _Answer:
     """What one chat request has become so far."""
 
@@ -125,12 +72,17 @@ class _Answer:
         body: ChatRequest,
         prompt: Prompt,
         tokenizer: Tokenizer,
-        params: SamplingParams,
+        rule: Rule,
         offered: bool,
     ) -> None:
-        self.here, self.body, self.prompt, self.tokenizer, self.params = here, body, prompt, tokenizer, params
+        self.here, self.body, self.prompt, self.tokenizer = here, body, prompt, tokenizer
         self.head = answers.head("chat.completion.chunk" if body.stream else "chat.completion", "chatcmpl", here.model)
-        self.voices = [Voice(body.stops, offered) for _ in range(body.n)]
+        self.inside = prompt.text.rstrip().endswith(OPEN)
+        # a grammar that holds everything counts the calls itself
+        self.single = offered and not body.parallel_tool_calls and not rule.whole
+        self.voices = [
+            Voice(body.stops, offered, bound=rule.whole, opened=self.inside, single=self.single) for _ in range(body.n)
+        ]
         self.choices: dict[int, dict[str, Any]] = {}
         self.completion = self.thought = 0
         self.opened: set[int] = set()
@@ -178,15 +130,17 @@ class _Answer:
         delta = voice.end(trace.text)
         length = len(voice.tokens) if voice.cut else len(trace.token_ids)
         kept = trace if not voice.cut else cut(trace, length)
-        voice.reason = "stop" if voice.cut else finish_reason(trace.stop, voice.calls > 0)
-        thought = answers.reasoning_tokens(self.tokenizer, kept.token_ids)
+        voice.reason = finish_reason(StopReason.STOP if voice.cut else trace.stop, bool(voice.said))
+        thought = answers.reasoning_tokens(self.tokenizer, kept.token_ids, self.inside)
         self.completion += length
         self.thought += thought
         self._count(voice.reason, length)
         if self.body.stream:
             ended = {"index": event.index, "delta": {}, "logprobs": None, "finish_reason": voice.reason}
-            if voice.cut:
+            if voice.scan.hit is not None:
                 ended["stop_reason"] = voice.scan.hit
+            if trace.reasoning_stop:
+                ended["reasoning_stop"] = trace.reasoning_stop
             return [*(self._chunk(event.index, delta, []) if delta else []), self.head | {"choices": [ended]}]
         self.choices[event.index] = self._choice(voice, kept, event.index)
         return []
@@ -231,10 +185,9 @@ class _Answer:
 
     def _choice(self, voice: Voice, trace: Trace, index: int) -> dict[str, Any]:
         body = self.body
-        message: dict[str, Any] = {"role": "assistant", "content": voice.content or (None if voice.calls else "")}
-        calls = voice.splitter.result().tool_calls if voice.offered else ()
-        if calls:
-            message["tool_calls"] = [answers.tool_call(call) for call in calls[: voice.calls]]
+        message: dict[str, Any] = {"role": "assistant", "content": voice.content or (None if voice.said else "")}
+        if voice.said:
+            message["tool_calls"] = voice.said
         if body.include_reasoning and voice.reasoning:
             message |= {"reasoning_content": voice.reasoning, "reasoning": voice.reasoning}
         choice: dict[str, Any] = {
@@ -244,6 +197,8 @@ class _Answer:
             "finish_reason": voice.reason,
             "stop_reason": voice.scan.hit,
         }
+        if trace.reasoning_stop:
+            choice["reasoning_stop"] = trace.reasoning_stop
         if body.logprobs:
             tops: Sequence[Any] = trace.top if trace.top else [()] * len(trace.token_ids)
             rows = zip(trace.token_ids, trace.raw_logprobs, tops, strict=True)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from h1r.serve import answers
+from h1r.serve.bind import rule_of
 from h1r.serve.flight import End, Flight, Token, finish_reason
 from h1r.serve.prompts import PromptScores, score_prompts
 from h1r.serve.protocol import CompletionRequest, sampling
@@ -28,7 +29,8 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
     here.check_model(body.model)
     prompts = [read_prompt(here, given, body.add_special_tokens) for given in body.prompts]
     room = min(here.room(p) for p in prompts)
-    params = sampling(body, here.defaults, room)
+    rule = await rule_of(here, body)
+    params = sampling(body, here.defaults, room, rule.grammar)
     if params.stop and here.llm.tokenizer is None:
         raise Refused(400, "stop strings need a tokenizer, and this checkpoint has none: use stop_token_ids", "stop")
     answer = _Answer(here, body, prompts)

@@ -1,4 +1,5 @@
-"""POST /v1/deepthink: one question thought through many times, weak traces ended in the engine's step, a weighted vote.
+"""POST /v1/deepthink: one question thought through many times, weak traces ended in the engine's step, a weighted vote;
+and the same behind a chat's `deepconf`, whose answer is the most confident trace that agrees with the vote.
 
 The policy is search's; this file runs it beside the event loop, tells what happens while it happens, and ends
 everything when the client leaves. Which answer a trace gives, and which answers are equal, are the app's arguments.
@@ -18,11 +19,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from h1r.engine import Ticket
 from h1r.search import DeepConfConfig, DeepConfResult, online, tally
-from h1r.serve.answers import finite, head
-from h1r.serve.chat import need_tokenizer
-from h1r.serve.flight import Gone
-from h1r.serve.protocol import DeepThinkRequest, messages
-from h1r.serve.service import Refused, Service, as_refused, error_body, service
+from h1r.serve.answers import finite, head, reasoning_tokens, usage
+from h1r.serve.flight import Gone, finish_reason
+from h1r.serve.protocol import ChatRequest, DeepConf, DeepThinkRequest, messages
+from h1r.serve.service import Refused, Service, as_refused, error_body, need_tokenizer, service
 from h1r.serve.stream import HEADERS, frame
 from h1r.text import render
 from h1r.types import Answer, Prompt, SamplingParams, StopReason, Trace, Watch
@@ -40,10 +40,6 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
     """Answer by DeepConf; plain majority is always reported beside it."""
     here = service(request)
     here.check_model(body.model)
-    if here.answer_of is None:
-        raise Refused(
-            501, "this server was started without a way to read answers: deepthink is off", kind="server_error"
-        )
     prompt = render(messages(body.messages), tokenizer=need_tokenizer(here))
     room = here.room(prompt)
     params = SamplingParams(
@@ -53,6 +49,78 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
         max_tokens=min(body.max_tokens or room, room),
         seed=body.seed,
     )
+    begun = time.monotonic()
+    thinking, run, mail = _launch(request, here, body, prompt, params, body.stream)
+    if body.stream:
+        events = _events(here, body, thinking, run, mail, begun)
+        return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
+    result = await run
+    return JSONResponse(report(here, result, time.monotonic() - begun, body.return_traces))
+
+
+async def chat_answer(
+    request: Request, here: Service, body: ChatRequest, prompt: Prompt, params: SamplingParams
+) -> Response:
+    """A chat's answer by DeepConf, as one completion with the vote beside it; streamed, in one chunk."""
+    assert body.deepconf is not None
+    begun = time.monotonic()
+    thinking, run, _ = _launch(request, here, body.deepconf, prompt, params, False)
+
+    async def made() -> tuple[dict[str, Any], dict[str, Any]]:
+        result = await run
+        told = report(here, result, time.monotonic() - begun, False)
+        return _completion(here, body, prompt, result, told), told
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            whole, told = await made()
+            choice = whole["choices"][0]
+            same = {k: whole[k] for k in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+            delta = {"index": 0, "delta": choice["message"], "logprobs": None, "finish_reason": None}
+            ended = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
+            yield frame(same | {"choices": [delta]}) + frame(same | {"choices": [ended], "deepconf": told})
+            if body.include_usage:
+                yield frame(same | {"choices": [], "usage": whole["usage"]})
+            yield b"data: [DONE]\n\n"
+        except Gone:
+            here.metrics.disconnected.inc()
+        # the edge of one request: its client gets the error, the server goes on
+        except Exception as e:
+            said = as_refused(e)
+            yield frame(error_body(said.message, said.kind, said.param, said.status))
+        finally:
+            thinking.stop()
+
+    if body.stream:
+        return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+    return JSONResponse((await made())[0])
+
+
+def _completion(
+    here: Service, body: ChatRequest, prompt: Prompt, result: DeepConfResult, told: dict[str, Any]
+) -> dict[str, Any]:
+    tokenizer = need_tokenizer(here)
+    best = _best(here, result)
+    trace = result.traces[
+        max(range(len(result.traces)), key=lambda i: result.stats[i].lowest) if best is None else best
+    ]
+    message: dict[str, Any] = {"role": "assistant", "content": trace.content}
+    if body.include_reasoning and trace.reasoning:
+        message |= {"reasoning_content": trace.reasoning, "reasoning": trace.reasoning}
+    thought = sum(reasoning_tokens(tokenizer, t.token_ids) for t in result.traces)
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(trace.stop)}
+    out = head("chat.completion", "chatcmpl", here.model) | {"choices": [choice], "deepconf": told}
+    return out | {"usage": usage(len(prompt.token_ids), result.tokens, thought)}
+
+
+def _launch(
+    request: Request, here: Service, body: DeepConf, prompt: Prompt, params: SamplingParams, telling: bool
+) -> tuple[Thinking, asyncio.Future[DeepConfResult], asyncio.Queue[Any]]:
+    """Start a run beside the event loop; it ends early when the client leaves. The queue brings events, then None."""
+    if here.answer_of is None:
+        raise Refused(
+            501, "this server was started without a way to read answers: deepthink is off", kind="server_error"
+        )
     config = DeepConfConfig(
         keep_fraction=body.keep_fraction,
         window=body.window,
@@ -61,7 +129,7 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
         consensus=body.consensus,
         method=body.vote,
         rolling=body.rolling,
-        seed=0 if body.seed is None else body.seed,
+        seed=0 if params.seed is None else params.seed,
     )
     admission = here.admitted()
     admission.__enter__()
@@ -71,7 +139,7 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
     def tell(event: Any) -> None:
         loop.call_soon_threadsafe(mail.put_nowait, event)
 
-    thinking = Thinking(here, tell if body.stream else _silent)
+    thinking = Thinking(here, tell if telling else _silent)
     run = loop.run_in_executor(None, thinking.run, prompt, params, config)
     leaving = asyncio.create_task(_gone(request))
     leaving.add_done_callback(lambda task: None if task.cancelled() else thinking.stop())
@@ -85,12 +153,7 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
         mail.put_nowait(None)
 
     run.add_done_callback(over)
-    if body.stream:
-        events = _events(here, body, thinking, run, mail, time.monotonic())
-        return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
-    begun = time.monotonic()
-    result = await run
-    return JSONResponse(report(here, body, result, time.monotonic() - begun))
+    return thinking, run, mail
 
 
 async def _events(
@@ -105,7 +168,7 @@ async def _events(
         while (event := await mail.get()) is not None:
             yield frame(event)
         result = await run
-        yield frame({"type": "result"} | report(here, body, result, time.monotonic() - begun))
+        yield frame({"type": "result"} | report(here, result, time.monotonic() - begun, body.return_traces))
         yield b"data: [DONE]\n\n"
     except Gone:
         here.metrics.disconnected.inc()
@@ -165,7 +228,7 @@ class Thinking:
             self._tell({"type": "started", "first": self._launched, "traces": sampling.n})
             self._launched += sampling.n
             self._here.metrics.forked.inc((sampling.n - 1) * (len(prompt.token_ids) - 1))
-            ticket = self._here.llm.loop.submit(prompt, sampling, told, row)
+            ticket = self._here.llm.loop.submit(self._here.llm.prompt(prompt), sampling, told, row)
             self._tickets.append(ticket)
             out.append(ticket.result())
         if self._stopped:
@@ -208,11 +271,16 @@ class _Told:
             self._inner.finish(index, trace)
 
 
-def report(here: Service, body: DeepThinkRequest, result: DeepConfResult, seconds: float) -> dict[str, Any]:
-    """The result as JSON. `message`: the most confident trace behind the answer, in full."""
+def _best(here: Service, result: DeepConfResult) -> int | None:
+    """The most confident trace behind the answer."""
     voters = [i for i in result.voters if _agrees(here, result.answers[i], result.answer.value)]
     pool = voters or [i for i, a in enumerate(result.answers) if _agrees(here, a, result.answer.value)]
-    best = max(pool, key=lambda i: result.stats[i].lowest, default=None)
+    return max(pool, key=lambda i: result.stats[i].lowest, default=None)
+
+
+def report(here: Service, result: DeepConfResult, seconds: float, traces: bool) -> dict[str, Any]:
+    """The result as JSON. `message`: the most confident trace behind the answer, in full; traces: all of them."""
+    best = _best(here, result)
     out = head("deepthink", "think", here.model) | {
         "answer": result.answer.value,
         "share": result.answer.share,
@@ -236,7 +304,7 @@ def report(here: Service, body: DeepThinkRequest, result: DeepConfResult, second
         trace = result.traces[best]
         said = {"content": trace.content, "reasoning_content": trace.reasoning, "reasoning": trace.reasoning}
         out["message"] = {"role": "assistant", "trace": best} | said
-    out["trace_stats"] = [_stats(result, i, body.return_traces) for i in range(len(result.traces))]
+    out["trace_stats"] = [_stats(result, i, traces) for i in range(len(result.traces))]
     return out
 
 

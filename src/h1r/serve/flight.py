@@ -80,7 +80,9 @@ class Flight:
         listener = _Listener(self, row, sampling.logprobs > 0, tokens)
         self._running += 1
         # Ends are events too, so that a trace is known before its siblings are done.
-        ticket = self._llm.loop.submit(prompt, sampling, watch, row, on_event=listener if tokens else None)
+        ticket = self._llm.loop.submit(
+            self._llm.prompt(prompt), sampling, watch, row, on_event=listener if tokens else None
+        )
         self._tickets.append(ticket)
         ticket.done.add_done_callback(listener.done)
         return ticket

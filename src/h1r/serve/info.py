@@ -13,10 +13,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import h1r
 from h1r.report import stylesheet
-from h1r.serve.chat import need_tokenizer
 from h1r.serve.completions import encode
 from h1r.serve.protocol import DetokenizeRequest, TokenizeRequest, WeightsRequest, messages
-from h1r.serve.service import Refused, service
+from h1r.serve.service import Refused, need_tokenizer, service
 from h1r.text import render
 
 router = APIRouter()

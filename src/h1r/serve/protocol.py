@@ -1,6 +1,6 @@
 """What clients may ask: request bodies of the OpenAI API with the extensions we honour, read strictly.
 
-A field is honoured, or refused with a 400 that names it; only the fields in HARMLESS, which change no token, are let
+A field is honoured, or refused with a 400 that names it; only the fields in formats.HARMLESS, which change no token, are let
 through unread. A null is the same as absence.
 """
 
@@ -13,49 +13,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from h1r.errors import ConfigError
-from h1r.types import SamplingParams
-
-HARMLESS = frozenset(
-    {
-        "user",
-        "metadata",
-        "store",
-        "service_tier",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prompt_cache_options",
-        "request_id",
-        "priority",
-        "spaces_between_special_tokens",
-    }
-)
+from h1r.serve.formats import Form, NamedTool, ResponseFormat, Strict, StructuredOutputs
+from h1r.types import Grammar, SamplingParams
 
 Ids = list[Annotated[int, Field(ge=0)]]
-
-
-class Strict(BaseModel):
-    """Unknown fields are refused, nulls and HARMLESS ones dropped."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        return {k: v for k, v in data.items() if v is not None and k not in HARMLESS}
 
 
 class StreamOptions(Strict):
     include_usage: bool = False
     continuous_usage_stats: Literal[False] = False
-
-
-class TextFormat(Strict):
-    """`response_format`: plain text is the only one so far."""
-
-    type: Literal["text"]
 
 
 class Sampling(Strict):
@@ -70,17 +36,36 @@ class Sampling(Strict):
     n: int = Field(1, ge=1, le=1024)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     stop: str | list[str] | None = None
-    stop_token_ids: Ids = []
+    stop_token_ids: Ids = Field(default_factory=list)
     ignore_eos: bool = False
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
-    logit_bias: dict[str, float] = {}
+    logit_bias: dict[str, float] = Field(default_factory=dict)
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     return_trace: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    thinking_token_budget: int | None = Field(None, ge=0)
+    thinking_budget: int | None = Field(None, ge=0)
+    thinking_landing: int = Field(0, ge=0)
+    answer_reserve: int | None = Field(None, ge=0)
+    loop_breaker: bool = False
+
+    @property
+    def form(self) -> Form | None:
+        """What the answer is held to."""
+        if self.structured_outputs is not None:
+            return self.structured_outputs.form
+        return self.response_format.form if self.response_format is not None else None
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of thought at most."""
+        return self.thinking_budget if self.thinking_token_budget is None else self.thinking_token_budget
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -94,6 +79,18 @@ class Sampling(Strict):
                 raise ValueError(f"logit_bias: {token!r} is not a token id")
             if not -100 <= bias <= 100:
                 raise ValueError(f"logit_bias: {bias} for token {token} is outside [-100, 100]")
+        return self
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Sampling:
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("structured_outputs: not together with response_format")
+        if self.form is not None and self.ignore_eos:
+            raise ValueError("ignore_eos: an answer that is held to a form ends where the form does")
+        if self.thinking_token_budget is not None and self.thinking_budget is not None:
+            raise ValueError("thinking_budget: another name of thinking_token_budget; give one")
+        if self.thinking_landing and self.budget is None:
+            raise ValueError("thinking_landing: needs thinking_token_budget")
         return self
 
     @property
@@ -127,6 +124,25 @@ class Turn(BaseModel):
         return self
 
 
+class DeepConf(Strict):
+    """How many traces think, and which of them vote; `deepconf` of a chat."""
+
+    traces: int = Field(32, ge=2, le=1024)
+    warmup: int | None = Field(None, ge=1)
+    keep_fraction: float = Field(0.1, gt=0, le=1)
+    window: int = Field(2048, ge=1)
+    consensus: float | None = Field(None, gt=0.5, le=1)
+    vote: str = "min_window"
+    rolling: bool = True
+
+
+ALONE = (
+    "n", "logprobs", "tools", "stop", "response_format", "structured_outputs", "confidence", "return_token_ids",
+    "return_trace",
+)  # fmt: skip
+"""Fields that mean one trace, or bind it: not together with `deepconf`."""
+
+
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
@@ -134,14 +150,14 @@ class ChatRequest(Sampling):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[dict[str, Any]] = []
-    tool_choice: Literal["auto", "none"] = "auto"
-    parallel_tool_calls: Literal[True] = True
-    response_format: TextFormat | None = None
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Literal["auto", "none", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
     modalities: list[Literal["text"]] | None = None
-    chat_template_kwargs: dict[Literal["enable_thinking", "thinking"], bool] = {}
+    chat_template_kwargs: dict[Literal["enable_thinking", "thinking"], bool] = Field(default_factory=dict)
     include_reasoning: bool = True
     confidence: bool = False
+    deepconf: DeepConf | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
@@ -152,9 +168,20 @@ class ChatRequest(Sampling):
             if (
                 tool.get("type", "function") != "function"
                 or not isinstance(function, Mapping)
-                or "name" not in function
+                or not isinstance(function.get("name"), str)
             ):
                 raise ValueError("tools: each must be {type: function, function: {name, parameters}}")
+        if self.deepconf is not None:
+            for name in ALONE:
+                if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                    raise ValueError(f"{name}: not together with deepconf")
+        names = [tool["function"]["name"] for tool in self.tools]
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice: no tool is called {self.tool_choice.function.name!r}")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice: required needs tools")
+        if self.ignore_eos and self.tool_choice not in ("auto", "none"):
+            raise ValueError("ignore_eos: a required call ends the answer")
         if self.max_tokens == 0:
             raise ValueError("max_tokens: must be 1 or more")
         return self
@@ -211,7 +238,7 @@ class TokenizeRequest(Strict):
     model: str = ""
     prompt: str | None = None
     messages: list[Turn] | None = None
-    tools: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = Field(default_factory=list)
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -223,18 +250,11 @@ class DetokenizeRequest(Strict):
     tokens: Ids
 
 
-class DeepThinkRequest(Strict):
+class DeepThinkRequest(DeepConf):
     """POST /v1/deepthink: many traces of one question, weak ones stopped early, a weighted vote."""
 
     model: str = ""
     messages: list[Turn] = Field(min_length=1)
-    traces: int = Field(32, ge=2, le=1024)
-    warmup: int | None = Field(None, ge=1)
-    keep_fraction: float = Field(0.1, gt=0, le=1)
-    window: int = Field(2048, ge=1)
-    consensus: float | None = Field(None, gt=0.5, le=1)
-    vote: str = "min_window"
-    rolling: bool = True
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.6, ge=0, le=100)
     top_p: float = Field(0.95, gt=0, le=1)
@@ -251,7 +271,9 @@ class WeightsRequest(Strict):
     version: int = Field(ge=0)
 
 
-def sampling(request: ChatRequest | CompletionRequest, defaults: SamplingParams, room: int) -> SamplingParams:
+def sampling(
+    request: ChatRequest | CompletionRequest, defaults: SamplingParams, room: int, grammar: Grammar | None = None
+) -> SamplingParams:
     """The request as SamplingParams; `defaults` fill what it leaves open. room: tokens left in the context."""
     chat = isinstance(request, ChatRequest)
     limit = request.limit if isinstance(request, ChatRequest) else request.max_tokens
@@ -276,6 +298,11 @@ def sampling(request: ChatRequest | CompletionRequest, defaults: SamplingParams,
         frequency_penalty=request.frequency_penalty,
         repetition_penalty=or_default(request.repetition_penalty, "repetition_penalty"),
         logit_bias={int(token): bias for token, bias in request.logit_bias.items()},
+        thinking_budget=request.budget,
+        thinking_landing=request.thinking_landing,
+        answer_reserve=request.answer_reserve,
+        loop_breaker=request.loop_breaker,
+        grammar=grammar,
     )
 
 
@@ -297,6 +324,8 @@ def explain(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {(first.get('ctx') or {}).get('error', first['msg'])}", None
     words = str(first["msg"]).removeprefix("Value error, ")
+    if name is None and words.partition(":")[0] in known:
+        name = words.partition(":")[0]
     if name and not words.startswith(name):
         words = f"{'.'.join(path)}: {words}"
     return words, name

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,7 +15,11 @@ from h1r.engine import LLM
 from h1r.errors import CheckpointError, ConfigError, DataError, H1RError
 from h1r.serve.flight import Gone
 from h1r.serve.metrics import Metrics
+from h1r.text import Tokenizer
 from h1r.types import Prompt, SamplingParams, Trace
+
+if TYPE_CHECKING:
+    from h1r.text.grammar import Grammars
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,17 @@ class Service:
     running: int = 0
     draining: bool = False
     extra_names: tuple[str, ...] = field(default=())
+    _grammars: Grammars | None = field(default=None, init=False)
+
+    @property
+    def grammars(self) -> Grammars:
+        """Compiles what answers are held to; made when first asked for."""
+        from h1r.text.grammar import Grammars
+
+        if self._grammars is None:
+            assert self.llm.tokenizer is not None
+            self._grammars = Grammars(self.llm.tokenizer, int(self.llm.loop.engine.vocab))
+        return self._grammars
 
     @property
     def context(self) -> int:
@@ -87,6 +102,13 @@ class Service:
             yield
         finally:
             self.running -= 1
+
+
+def need_tokenizer(here: Service) -> Tokenizer:
+    """Raises Refused when the checkpoint has none."""
+    if here.llm.tokenizer is None:
+        raise Refused(400, "this checkpoint has no tokenizer: send token ids to /v1/completions", "messages")
+    return here.llm.tokenizer
 
 
 def service(request: Request) -> Service:

@@ -2,12 +2,14 @@
 
 A thought is closed by </think>. It may lack its <think> (a prompt had opened it, or the model forgot): text before a
 lone </think> is reasoning then. A thought that is never closed is all reasoning, and there is no answer. After the
-thought, <tool_call>{json}</tool_call> is a call; what does not parse stays part of the answer, with a note.
+thought, <tool_call>{json}</tool_call> is a call (a tag inside one of its strings is no tag); what does not parse stays part
+of the answer, with a note.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +27,8 @@ class Split(NamedTuple):
 
 
 class Event(NamedTuple):
-    """Something a stream brought. kind `recall`: what was sent as content so far turned out to be reasoning."""
+    """Something a stream brought. kind `recall`: what was sent as content so far turned out to be reasoning.
+    A tool_call's text is what stood between its tags."""
 
     kind: Literal["reasoning", "content", "tool_call", "recall"]
     text: str = ""
@@ -46,13 +49,15 @@ class Splitter:
     """`split` for text that arrives in pieces: the same result for every way to cut it.
 
     Joined events give `reasoning` and `content` (after a `recall`, content so far moves to reasoning).
+    bound: a grammar holds the answer: tags count only at its beginning or behind a call, the rest is kept to the letter.
     """
 
-    def __init__(self, opened: bool = False) -> None:
+    def __init__(self, opened: bool = False, bound: bool = False) -> None:
+        self._bound = bound
         self._state: Literal["start", "think", "answer", "call"] = "think" if opened else "start"
         self._tolerates_open = opened
         self._closed = not opened
-        self._may_recall = not opened
+        self._may_recall = not opened and not bound
         self._buffer = ""
         self._held = ""
         self._parts: dict[str, list[str]] = {"reasoning": [], "content": []}
@@ -73,6 +78,11 @@ class Splitter:
         self._held = ""
         return events
 
+    @property
+    def call(self) -> str | None:
+        """What stands so far of a call that is being written, None outside of one."""
+        return self._buffer if self._state == "call" else None
+
     def result(self) -> Split:
         """What was found; complete after `finish`."""
         reasoning, content = ("".join(self._parts[k]) for k in ("reasoning", "content"))
@@ -80,11 +90,16 @@ class Splitter:
 
     def _advance(self, final: bool) -> Iterator[Event]:
         while self._buffer:
+            if self._state == "call":
+                at = _call_end(self._buffer, final)
+                if at < 0:
+                    return
+                body, self._buffer = self._buffer[:at], self._buffer[at + len(CALLED) :]
+                yield from self._end_call(body, closed=True)
+                continue
             tags = self._tags()
             at, tag = min(((self._buffer.find(t), t) for t in tags if t in self._buffer), default=(-1, ""))
             if at < 0:
-                if self._state == "call":
-                    return
                 keep = 0 if final else _partial(self._buffer, tags)
                 ready = self._buffer[: len(self._buffer) - keep]
                 self._buffer = self._buffer[len(ready) :]
@@ -94,17 +109,19 @@ class Splitter:
             yield from self._cross(before, tag)
 
     def _tags(self) -> tuple[str, ...]:
+        if self._bound and self._state != "think":
+            tags = (OPEN, CALL) if self._state == "start" else (CALL,)
+            rest = self._buffer.lstrip()
+            begins = any(t.startswith(rest[: len(t)]) for t in tags)
+            return tags if begins and not self._parts["content"] else ()
         if self._state == "start":
             return (OPEN, CLOSE, CALL) if self._may_recall else (CALL,)
         if self._state == "think":
             return (CLOSE, OPEN) if self._tolerates_open else (CLOSE,)
-        return (CALL,) if self._state == "answer" else (CALLED,)
+        return (CALL,)
 
     def _cross(self, before: str, tag: str) -> Iterator[Event]:
         """A tag was found after `before`."""
-        if self._state == "call":
-            yield from self._end_call(before, closed=True)
-            return
         if self._state == "think" and tag == OPEN:
             # A second <think> is dropped where it repeats the prompt's, and is text anywhere else.
             if before.strip():
@@ -133,8 +150,9 @@ class Splitter:
         text = self._held + text
         self._held = ""
         if not self._parts[kind]:
-            text = text.lstrip() if self._state == "start" or self._tolerates_open else text.lstrip("\n")
-        body = text.rstrip("\n")
+            blank = (self._state == "start" and not self._bound) or self._tolerates_open
+            text = text.lstrip() if blank else text.lstrip("\n")
+        body = text if self._bound and kind == "content" else text.rstrip("\n")
         if body:
             self._held = text[len(body) :]
             self._parts[kind].append(body)
@@ -152,7 +170,19 @@ class Splitter:
             return list(self._emit(CALL + body + (CALLED if closed else "")))
         self._calls.append(call)
         self._held = ""
-        return [Event("tool_call", call=call)]
+        return [Event("tool_call", body, call)]
+
+
+def _call_end(text: str, final: bool) -> int:
+    """Where the </tool_call> of a call's text begins: the first outside of its JSON strings, -1 when there is none yet. In a
+    text that is complete and has none such, simply the first."""
+    at = text.find(CALLED)
+    first = at
+    while at >= 0:
+        if re.sub(r"\\.", "", text[:at], flags=re.DOTALL).count('"') % 2 == 0:
+            return at
+        at = text.find(CALLED, at + 1)
+    return first if final else -1
 
 
 def _parse(body: str) -> tuple[Mapping[str, Any] | None, str]:
@@ -173,5 +203,5 @@ def _parse(body: str) -> tuple[Mapping[str, Any] | None, str]:
 
 def _partial(text: str, tags: tuple[str, ...]) -> int:
     """Length of the longest end of `text` that may begin one of `tags`."""
-    longest = min(len(text), max(map(len, tags)) - 1)
+    longest = min(len(text), max(map(len, tags), default=1) - 1)
     return next((n for n in range(longest, 0, -1) if any(t.startswith(text[-n:]) for t in tags)), 0)
