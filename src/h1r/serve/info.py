@@ -44,6 +44,7 @@ def _card(request: Request) -> dict[str, Any]:
         "owned_by": "h1r",
         "max_model_len": here.context,
         "weights_version": here.llm.version,
+        "deepconf": {name: getattr(here.deepconf, name) for name in ("keep_fraction", "window", "warmup", "consensus")},
     }
 
 

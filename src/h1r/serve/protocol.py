@@ -224,14 +224,15 @@ class DetokenizeRequest(Strict):
 
 
 class DeepThinkRequest(Strict):
-    """POST /v1/deepthink: many traces of one question, weak ones stopped early, a weighted vote."""
+    """POST /v1/deepthink: many traces of one question, weak ones stopped early, a weighted vote. Absent: the
+    checkpoint's own warmup, keep_fraction and window; no consensus."""
 
     model: str = ""
     messages: list[Turn] = Field(min_length=1)
     traces: int = Field(32, ge=2, le=1024)
     warmup: int | None = Field(None, ge=1)
-    keep_fraction: float = Field(0.1, gt=0, le=1)
-    window: int = Field(2048, ge=1)
+    keep_fraction: float | None = Field(None, gt=0, le=1)
+    window: int | None = Field(None, ge=1)
     consensus: float | None = Field(None, gt=0.5, le=1)
     vote: str = "min_window"
     rolling: bool = True
