@@ -21,6 +21,8 @@ from h1r.text import render
 
 router = APIRouter()
 
+SCRIPTS = ("page_answer.js", "page_traces.js", "page.js")
+
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
@@ -112,7 +114,7 @@ async def page(request: Request) -> HTMLResponse:
     """The chat page: one file, nothing fetched from elsewhere."""
     files = resources.files("h1r.serve")
     html = files.joinpath("page.html").read_text(encoding="utf-8")
-    script = files.joinpath("page.js").read_text(encoding="utf-8")
+    script = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     filled = html.replace("/*STYLE*/", stylesheet()).replace("/*SCRIPT*/", script)
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
