@@ -260,6 +260,7 @@ def test_errors_are_shown_in_the_words_of_the_server(page: Browser):
         idle(page)
         assert {"keep": "keep_fraction"}.get(field, field) in text(page, ".turn:last-child .failed")
         assert page.run("return document.getElementById('ask').value") == SUM
+        assert not texts(page, ".think"), "what never began is not drawn"
         fill(page, ask="")
     page.run("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
     page.press(QUESTION, ENTER)

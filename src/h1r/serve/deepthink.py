@@ -151,6 +151,7 @@ class Thinking:
         self._stopped = False
         self._launched = 0
         self._ballots: list[tuple[str, Stats]] = []
+        self._next = 1
         self._bar: float | None = None
 
     def run(self, prompt: Prompt, sampling: SamplingParams) -> DeepConfResult:
@@ -203,7 +204,8 @@ class Thinking:
         self._tell(event | {"answer": answer, "lowest": finite(stats.lowest)})
         if answer is not None:
             self._ballots.append((answer, stats))
-            self._tell_vote()
+            if len(self._ballots) >= self._next:
+                self._tell_vote()
 
     def _heed(self, watch: Watch | None) -> None:
         """The bar changes who votes: told as soon as a watch knows it."""
@@ -213,6 +215,10 @@ class Thinking:
             self._tell_vote()
 
     def _tell_vote(self) -> None:
+        # on the engine's thread, and counted anew each time: more rarely the more there are
+        self._next = len(self._ballots) + max(1, len(self._ballots) // 32)
+        if self._tell is _silent:
+            return
         bar, method = self._bar, self._config.method
         voted = [(a, weight_of(s, method)) for a, s in self._ballots if bar is None or s.lowest >= bar]
         majority = tally([(a, 1.0) for a, _ in self._ballots])

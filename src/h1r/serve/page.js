@@ -124,7 +124,7 @@ async function deepthink(turn, signal) {
       stick(() => panel.hear(event));
     }
   } finally {
-    panel.end(result ? "Vote" : "Broken off");
+    if (panel.traces.length) panel.end(result ? "Vote" : "Broken off"); else panel.box.remove();
   }
   if (!result) throw new Error("The server ended without a vote.");
   stick(() => conclude(turn, panel, result));

@@ -54,13 +54,14 @@ function thought(turn) {
   text.setAttribute("aria-label", "Thought");
   tail.setAttribute("aria-hidden", "true");
   details.hidden = true;
+  let over = false;
   return {
     show(whole) {
       details.hidden = false;
       text.textContent = whole.trim();
       text.scrollTop = text.scrollHeight;
-      tail.textContent = whole.trim().slice(-90).replace(/\s+/g, " ");
+      tail.textContent = over ? "" : whole.trim().slice(-90).replace(/\s+/g, " ");
     },
-    end(words) { title.className = ""; title.textContent = words; tail.textContent = ""; },
+    end(words) { over = true; title.className = ""; title.textContent = words; tail.textContent = ""; },
   };
 }

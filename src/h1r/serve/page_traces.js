@@ -20,7 +20,7 @@ function tracesPanel(turn, settings) {
   const said = make("strong", head, "verdict-answer"), remark = make("span", head, "soft");
   const view = {
     box, state, said, remark, settings, traces: [], votes: [], majority: [], colours: new Map(), bar: null, result: null,
-    chart: chartIn(box), tally: make("div", box, "tally"), spend: spendIn(box), list: listIn(box), due: null,
+    chart: chartIn(box), tally: make("div", box, "tally"), spend: spendIn(box), list: listIn(box), due: null, cost: 0,
   };
   view.hear = (event) => { HEAR[event.type]?.(view, event); later(view); };
   new ResizeObserver(() => later(view)).observe(view.chart.svg);
@@ -93,17 +93,20 @@ function colour(view) {
   }
 }
 
+// Many long traces take long to draw: the page draws a fifth of the time at most.
 function later(view) {
-  view.due ??= setTimeout(() => show(view), view.traces.length > 64 ? 150 : 40);
+  view.due ??= setTimeout(() => show(view), Math.min(1000, 40 + 4 * view.cost));
 }
 
 function show(view) {
   clearTimeout(view.due);
-  view.due = null;
+  const begun = performance.now();
   showLines(view);
   showTally(view);
   showSpend(view);
   showList(view);
+  view.due = null;
+  view.cost = performance.now() - begun;
 }
 
 const place = (trace) => {
