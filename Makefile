@@ -4,19 +4,23 @@ BIN := .venv/bin
 # PyTorch's CPU wheels, where there is no NVIDIA GPU and pip has no wheel folder of its own.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow test-gpu check format bench clean
+.PHONY: quickstart test test-slow test-gpu test-browser check format bench clean
 
 quickstart: .venv/core.stamp
 	$(BIN)/h1r quickstart
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not peer"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not peer and not browser"
 
 test-slow: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "slow and not gpu and not peer"
+	$(BIN)/python -m pytest -m "slow and not gpu and not peer and not browser"
 
 test-gpu:
 	python3 -m pytest -m gpu
+
+# Needs Debian's chromium and chromium-driver; without them every test is skipped, and says so.
+test-browser: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -rs tests/browser
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check src tests bench

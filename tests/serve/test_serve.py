@@ -15,8 +15,11 @@ from h1r.engine import LLM, Engine, EngineConfig
 from h1r.engine.loop import Loop
 from h1r.engine.traffic import weights
 from h1r.errors import ConfigError
+from h1r.search import DeepConfConfig
 from h1r.serve import app, check_binding, read_keys
 from h1r.serve.answers import StopScan
+from h1r.serve.deepthink import settings
+from h1r.serve.protocol import DeepThinkRequest
 from h1r.serve.voice import Voice
 from h1r.text import render
 from h1r.types import Prompt, SamplingParams
@@ -306,6 +309,19 @@ def test_deepthink_votes_and_tells(client: TestClient):
     assert kinds[0] == "started" and kinds[-1] == "result" and kinds.count("finished") == 8
     result = events[-1]
     assert sum(e["tokens"] for e in events if e["type"] == "finished") == result["tokens"]
+    for rolling in (True, False):
+        events = stream(client, "/v1/deepthink", body | {"rolling": rolling, "return_traces": True})
+        result = events[-1]
+        assert [e["bar"] for e in events if e["type"] == "bar"] == [result["bar"]]
+        last = [e for e in events if e["type"] == "vote"][-1]
+        assert (last["votes"], last["majority"]) == (result["votes"], result["majority"]["votes"])
+        told = [e for e in events if e["type"] == "confidence"]
+        for t in result["trace_stats"]:
+            mine = {e["tokens"]: e["mean"] for e in told if e["index"] == t["index"]}
+            assert max(mine) == t["tokens"]
+            for n, mean in mine.items():
+                window = t["confidence"][max(0, n - body["window"]) : n]
+                assert math.isclose(mean, sum(window) / len(window), abs_tol=2e-3)
     assert post(client, "/v1/deepthink", body | {"vote": "loudest"}, 400)["error"]["message"].count("loudest") == 1
 
 
@@ -336,8 +352,23 @@ def test_health_is_live_and_ready_until_it_drains(client: TestClient):
     assert client.post("/v1/completions", json={"prompt": [1]}).status_code == 503
 
 
+def test_deepthink_takes_the_checkpoints_settings_where_silent(llm: LLM):
+    own = DeepConfConfig(keep_fraction=0.25, window=6, warmup=3, consensus=0.9)
+    with TestClient(app(llm, "tiny", deepconf=own)) as client:
+        card = client.get("/v1/models").json()["data"][0]
+        assert card["deepconf"] == {"keep_fraction": 0.25, "window": 6, "warmup": 3, "consensus": 0.9}
+    silent = DeepThinkRequest(messages=MESSAGES, traces=8)
+    assert settings(own, silent, None) == DeepConfConfig(keep_fraction=0.25, window=6, warmup=3, budget=8, rolling=True)
+    said = DeepThinkRequest(messages=MESSAGES, traces=8, warmup=5, window=9, keep_fraction=1, consensus=0.8)
+    assert settings(own, said, None) == DeepConfConfig(
+        keep_fraction=1, window=9, warmup=5, budget=8, consensus=0.8, rolling=True
+    )
+
+
 def test_page_is_self_contained(client: TestClient):
     page = client.get("/")
     assert page.status_code == 200 and "/*STYLE*/" not in page.text and "/*SCRIPT*/" not in page.text
     assert "Think harder" in page.text and "--accent" in page.text
-    assert "http://" not in page.text and "https://" not in page.text
+    # SVG's name is an address that nobody fetches
+    text = page.text.replace("http://www.w3.org/2000/svg", "")
+    assert "http://" not in text and "https://" not in text

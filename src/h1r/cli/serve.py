@@ -43,8 +43,8 @@ def serve(
     llm = wire.load_llm(model, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
     called = name or Path(model).name
     made = app(
-        llm, called, answer_of=wire.answer_of, same=wire.same, api_keys=keys, admin_keys=admin,
-        defaults=llm.recommended(), in_flight=max_requests, cors_origins=cors_origin,
+        llm, called, answer_of=wire.answer_of, same=wire.same, deepconf=wire.deepconf_of(llm.path),
+        api_keys=keys, admin_keys=admin, defaults=llm.recommended(), in_flight=max_requests, cors_origins=cors_origin,
     )  # fmt: skip
     print(f"h1r: {called} at http://{host}:{port}/ (page), http://{host}:{port}/v1 (API)", file=sys.stderr, flush=True)
     listen(made, host, port, keys=keys)

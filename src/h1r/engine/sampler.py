@@ -245,7 +245,11 @@ class Sampler:
         slots = np.array([s.slot for s in sequences], np.int64)
         self._place(sequences, slots)
         punished = (self.reals[slots, 3:] != (1, 0, 0)).any()
-        return not (punished or self.whole[slots, 3].any() or any(s.thought is not None or _bias(s) for s in sequences))
+        return not (
+            punished
+            or self.whole[slots, 3].any()
+            or any(s.thought is not None or s.constraint is not None or _bias(s) for s in sequences)
+        )
 
     def settings(self, sequences: Items[Sequence]) -> Sampling:
         """What the kernel needs of sequences that `simple` has placed."""

@@ -82,6 +82,11 @@ class Window:
             self._sum = math.fsum(self._ring)
         return self._sum / self.size if self.count >= self.size else None
 
+    @property
+    def mean(self) -> float:
+        """Of the last `size` values; of all while there are fewer."""
+        return self._sum / max(1, min(self.count, self.size))
+
 
 class DeepConfWatch:
     """Ends the traces of one prompt (a types.Watch). Constant work per token.

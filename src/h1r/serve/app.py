@@ -15,6 +15,7 @@ from starlette.responses import Response
 import h1r
 from h1r.engine import LLM
 from h1r.errors import ConfigError, H1RError
+from h1r.search import DeepConfConfig
 from h1r.serve import chat, completions, deepthink, info, protocol
 from h1r.serve.flight import Gone
 from h1r.serve.formats import Strict
@@ -39,6 +40,7 @@ def app(
     *,
     answer_of: AnswerOf | None = None,
     same: Same | None = None,
+    deepconf: DeepConfConfig | None = None,
     api_keys: Sequence[str] = (),
     admin_keys: Sequence[str] = (),
     defaults: SamplingParams | None = None,
@@ -49,6 +51,7 @@ def app(
     """An OpenAI-compatible ASGI app over `llm`.
 
     answer_of  a trace's final answer, same: whether two are equal; without them /v1/deepthink answers 501
+    deepconf   warm-up, share kept and window where a deepthink request is silent; None: the paper's
     api_keys   who may use it (empty: everybody who reaches it); admin_keys: who may swap weights (empty: nobody)
     defaults   sampling where a request is silent; None: temperature 1 and no truncation, as OpenAI documents
     in_flight  requests at work or waiting before further ones get a 429; max_body: bytes
@@ -62,6 +65,7 @@ def app(
         metrics=Metrics(llm.loop, model_name),
         answer_of=answer_of,
         same=same,
+        deepconf=deepconf or DeepConfConfig(),
     )
     made.state.started = int(time.time())
     for room in (chat, completions, deepthink, info):

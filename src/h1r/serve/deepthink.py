@@ -4,7 +4,8 @@ and the same behind a chat's `deepconf`, whose answer is the most confident trac
 The policy is search's; this file runs it beside the event loop, tells what happens while it happens, and ends
 everything when the client leaves. Which answer a trace gives, and which answers are equal, are the app's arguments.
 
-Events of a stream, in `type`: started, confidence (a window's mean), finished (with stop reason), vote, result.
+Events of a stream, in `type`: started, confidence (mean of the last window), bar (the threshold is known), finished
+(with stop reason), vote (as far as it has come, and the plain majority), result.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from h1r.engine import Ticket
-from h1r.search import DeepConfConfig, DeepConfResult, online, tally
+from h1r.search import (
+    DeepConfConfig,
+    DeepConfResult,
+    DeepConfWatch,
+    Stats,
+    Window,
+    online,
+    statistics,
+    tally,
+    weight_of,
+)
 from h1r.serve.answers import finite, head, reasoning_tokens, usage
 from h1r.serve.flight import Gone, finish_reason
 from h1r.serve.protocol import ChatRequest, DeepConf, DeepThinkRequest, messages
@@ -30,7 +41,7 @@ from h1r.types import Answer, Prompt, SamplingParams, StopReason, Trace, Watch
 router = APIRouter()
 
 TOLD_EVERY = 16
-"""Tokens between two confidence events of a trace."""
+"""Most tokens between two confidence events of a trace while it is short; a long one is told about more rarely."""
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -121,16 +132,7 @@ def _launch(
         raise Refused(
             501, "this server was started without a way to read answers: deepthink is off", kind="server_error"
         )
-    config = DeepConfConfig(
-        keep_fraction=body.keep_fraction,
-        window=body.window,
-        warmup=min(body.warmup or min(16, max(1, body.traces // 2)), body.traces),
-        budget=body.traces,
-        consensus=body.consensus,
-        method=body.vote,
-        rolling=body.rolling,
-        seed=0 if params.seed is None else params.seed,
-    )
+    config = settings(here.deepconf, body, params.seed)
     admission = here.admitted()
     admission.__enter__()
     mail: asyncio.Queue[Any] = asyncio.Queue()
@@ -139,8 +141,8 @@ def _launch(
     def tell(event: Any) -> None:
         loop.call_soon_threadsafe(mail.put_nowait, event)
 
-    thinking = Thinking(here, tell if telling else _silent)
-    run = loop.run_in_executor(None, thinking.run, prompt, params, config)
+    thinking = Thinking(here, config, tell if telling else _silent)
+    run = loop.run_in_executor(None, thinking.run, prompt, params)
     leaving = asyncio.create_task(_gone(request))
     leaving.add_done_callback(lambda task: None if task.cancelled() else thinking.stop())
 
@@ -154,6 +156,21 @@ def _launch(
 
     run.add_done_callback(over)
     return thinking, run, mail
+
+
+def settings(own: DeepConfConfig, body: DeepConf, seed: int | None) -> DeepConfConfig:
+    """What the request says, then what suits the checkpoint; consensus only where asked for. Raises ConfigError."""
+    warmup = min(own.warmup, max(1, body.traces // 2)) if body.warmup is None else min(body.warmup, body.traces)
+    return DeepConfConfig(
+        keep_fraction=own.keep_fraction if body.keep_fraction is None else body.keep_fraction,
+        window=own.window if body.window is None else body.window,
+        warmup=warmup,
+        budget=body.traces,
+        consensus=body.consensus,
+        method=body.vote,
+        rolling=body.rolling,
+        seed=0 if seed is None else seed,
+    )
 
 
 async def _events(
@@ -191,17 +208,19 @@ async def _gone(request: Request) -> None:
 class Thinking:
     """One run of the policy, in a worker thread: a `generate` for search that tells, and that can be stopped."""
 
-    def __init__(self, here: Service, tell: Tell) -> None:
-        self._here, self._tell = here, tell
+    def __init__(self, here: Service, config: DeepConfConfig, tell: Tell) -> None:
+        self._here, self._config, self._tell = here, config, tell
         self._tickets: list[Ticket] = []
         self._stopped = False
         self._launched = 0
-        self._answers: list[tuple[str, float]] = []
+        self._ballots: list[tuple[str, Stats]] = []
+        self._next = 1
+        self._bar: float | None = None
 
-    def run(self, prompt: Prompt, sampling: SamplingParams, config: DeepConfConfig) -> DeepConfResult:
+    def run(self, prompt: Prompt, sampling: SamplingParams) -> DeepConfResult:
         """Blocks until the vote is known. Raises Gone after `stop`."""
         assert self._here.answer_of is not None
-        result = online(self.generate, prompt, sampling, config, self._here.answer_of, self._here.same)
+        result = online(self.generate, prompt, sampling, self._config, self._here.answer_of, self._here.same)
         metrics = self._here.metrics
         metrics.saved.inc(result.saved)
         metrics.stopped.inc(result.stopped)
@@ -224,8 +243,10 @@ class Thinking:
             raise Gone
         out = []
         for row, prompt in enumerate(prompts):
-            told = _Told(watches[row] if watches else None, self._tell, self._launched, self._finished)
+            inner = watches[row] if watches else None
             self._tell({"type": "started", "first": self._launched, "traces": sampling.n})
+            self._heed(inner)
+            told = _Told(inner, self._tell, self._launched, self._config.window, self._heed, self._finished)
             self._launched += sampling.n
             self._here.metrics.forked.inc((sampling.n - 1) * (len(prompt.token_ids) - 1))
             ticket = self._here.llm.loop.submit(self._here.llm.prompt(prompt), sampling, told, row)
@@ -241,34 +262,74 @@ class Thinking:
         self._here.metrics.finished(str(trace.stop.value))
         whole = trace.stop in (StopReason.STOP, StopReason.LENGTH)
         answer = self._here.answer_of(trace) if whole else None
-        event = {"type": "finished", "index": index, "stop": trace.stop.value, "tokens": len(trace.token_ids)}
-        self._tell(event | {"answer": answer})
+        stats = statistics(trace.confidence, self._config.window, self._config.window)
+        event = {"type": "finished", "index": index, "stop": trace.stop.value, "tokens": stats.tokens}
+        self._tell(event | {"answer": answer, "lowest": finite(stats.lowest)})
         if answer is not None:
-            self._answers.append((answer, 1.0))
-            self._tell({"type": "vote", "votes": _votes(tally(self._answers))})
+            self._ballots.append((answer, stats))
+            if len(self._ballots) >= self._next:
+                self._tell_vote()
+
+    def _heed(self, watch: Watch | None) -> None:
+        """The bar changes who votes: told as soon as a watch knows it."""
+        if isinstance(watch, DeepConfWatch) and watch.bar is not None and watch.bar != self._bar:
+            self._bar = watch.bar
+            self._tell({"type": "bar", "bar": finite(self._bar)})
+            self._tell_vote()
+
+    def _tell_vote(self) -> None:
+        # on the engine's thread, and counted anew each time: more rarely the more there are
+        self._next = len(self._ballots) + max(1, len(self._ballots) // 32)
+        if self._tell is _silent:
+            return
+        bar, method = self._bar, self._config.method
+        voted = [(a, weight_of(s, method)) for a, s in self._ballots if bar is None or s.lowest >= bar]
+        majority = tally([(a, 1.0) for a, _ in self._ballots])
+        self._tell({"type": "vote", "votes": _votes(tally(voted)), "majority": _votes(majority)})
 
 
 class _Told:
     """A Watch around a Watch (or none) that tells what it sees. first: number of this phase's first trace."""
 
-    def __init__(self, inner: Watch | None, tell: Tell, first: int, finished: Callable[[int, Trace], None]) -> None:
-        self._inner, self._tell, self._first, self._finished = inner, tell, first, finished
-        self._recent: dict[int, list[float]] = {}
+    def __init__(
+        self,
+        inner: Watch | None,
+        tell: Tell,
+        first: int,
+        window: int,
+        heed: Callable[[Watch | None], None],
+        finished: Callable[[int, Trace], None],
+    ) -> None:
+        self._inner, self._tell, self._first, self._heed, self._finished = inner, tell, first, heed, finished
+        self._size = window
+        self._every = min(TOLD_EVERY, max(1, window // 4))
+        self._windows: dict[int, Window] = {}
+        self._next: dict[int, int] = {}
 
     def step(self, traces: Sequence[int], confidences: Sequence[float]) -> Mapping[int, StopReason]:
         for index, confidence in zip(traces, confidences, strict=True):
-            recent = self._recent.setdefault(index, [])
-            recent.append(confidence)
-            if len(recent) == TOLD_EVERY:
-                mean = sum(recent) / TOLD_EVERY
-                recent.clear()
-                self._tell({"type": "confidence", "index": self._first + index, "mean": round(finite(mean), 3)})
+            if index not in self._windows:
+                self._windows[index] = Window(self._size)
+                self._next[index] = self._every
+            window = self._windows[index]
+            window.push(float(confidence))
+            if window.count >= self._next[index]:
+                self._next[index] = window.count + max(self._every, window.count // 64)
+                self._say(index, window)
         return self._inner.step(traces, confidences) if self._inner is not None else {}
 
     def finish(self, index: int, trace: Trace) -> None:
+        window = self._windows.pop(index, None)
+        if window is not None:
+            self._say(index, window)
         self._finished(self._first + index, trace)
         if self._inner is not None:
             self._inner.finish(index, trace)
+            self._heed(self._inner)
+
+    def _say(self, index: int, window: Window) -> None:
+        event = {"type": "confidence", "index": self._first + index, "tokens": window.count}
+        self._tell(event | {"mean": round(finite(window.mean), 3)})
 
 
 def _best(here: Service, result: DeepConfResult) -> int | None:

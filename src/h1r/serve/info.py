@@ -20,6 +20,8 @@ from h1r.text import render
 
 router = APIRouter()
 
+SCRIPTS = ("page_answer.js", "page_traces.js", "page.js")
+
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def _card(request: Request) -> dict[str, Any]:
         "owned_by": "h1r",
         "max_model_len": here.context,
         "weights_version": here.llm.version,
+        "deepconf": {name: getattr(here.deepconf, name) for name in ("keep_fraction", "window", "warmup", "consensus")},
     }
 
 
@@ -110,7 +113,7 @@ async def page(request: Request) -> HTMLResponse:
     """The chat page: one file, nothing fetched from elsewhere."""
     files = resources.files("h1r.serve")
     html = files.joinpath("page.html").read_text(encoding="utf-8")
-    script = files.joinpath("page.js").read_text(encoding="utf-8")
+    script = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     filled = html.replace("/*STYLE*/", stylesheet()).replace("/*SCRIPT*/", script)
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"

@@ -125,12 +125,13 @@ class Turn(BaseModel):
 
 
 class DeepConf(Strict):
-    """How many traces think, and which of them vote; `deepconf` of a chat."""
+    """How many traces think, and which of them vote; `deepconf` of a chat. Absent: the checkpoint's own warmup,
+    keep_fraction and window; no consensus."""
 
     traces: int = Field(32, ge=2, le=1024)
     warmup: int | None = Field(None, ge=1)
-    keep_fraction: float = Field(0.1, gt=0, le=1)
-    window: int = Field(2048, ge=1)
+    keep_fraction: float | None = Field(None, gt=0, le=1)
+    window: int | None = Field(None, ge=1)
     consensus: float | None = Field(None, gt=0.5, le=1)
     vote: str = "min_window"
     rolling: bool = True

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from h1r.engine import LLM
 from h1r.errors import CheckpointError, ConfigError, DataError, H1RError
+from h1r.search import DeepConfConfig
 from h1r.serve.flight import Gone
 from h1r.serve.metrics import Metrics
 from h1r.text import Tokenizer
@@ -45,6 +46,7 @@ class Service:
     defaults   sampling where a request is silent
     in_flight  most requests at work or waiting; further ones get a 429
     answer_of  a trace's final answer, same: whether two answers are equal; for /v1/deepthink
+    deepconf   warm-up, share kept and window where a deepthink request is silent; all of it is told in the model's card
     """
 
     llm: LLM
@@ -54,6 +56,7 @@ class Service:
     metrics: Metrics
     answer_of: AnswerOf | None = None
     same: Same | None = None
+    deepconf: DeepConfConfig = field(default_factory=DeepConfConfig)
     running: int = 0
     draining: bool = False
     extra_names: tuple[str, ...] = field(default=())
