@@ -16,10 +16,10 @@ from h1r.engine.cuda import Decoder
 from h1r.engine.cuda.decoder import quantised
 from h1r.engine.request import Request
 from h1r.engine.request import Sequence as Row
-from h1r.engine.sampler import Cuts, invert, thresholds, uniforms
 from h1r.model import H1Config, Qwen3Config, build, fold
 from h1r.model.cache import Cache, Sequences
 from h1r.ops import Layout
+from h1r.ops.draw import Cuts, invert, thresholds, uniforms
 from h1r.types import Prompt, SamplingParams, StopReason, Trace
 from shapes import H1, QWEN, V
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from h1r.engine.request import Request, Sequence
-from h1r.engine.sampler import Cuts, Sampler, invert, key, penalise, ranked, thresholds, uniforms
+from h1r.engine.sampler import Sampler
 from h1r.errors import CheckpointError
+from h1r.ops.draw import Cuts, invert, key, penalise, ranked, thresholds, uniforms
 from h1r.types import Prompt, SamplingParams
 
 V = 40

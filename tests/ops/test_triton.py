@@ -272,7 +272,7 @@ def test_decode_attention_over_pages(kind: Kind, splits: int, fp8: bool) -> None
 
 
 def test_draw_is_the_samplers(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    from h1r.engine.sampler import Cuts, invert, key, thresholds, uniforms
+    from h1r.ops.draw import Cuts, invert, key, thresholds, uniforms
 
     if kind[1] != torch.float32:
         pytest.skip("logits are fp32")

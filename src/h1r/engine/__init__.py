@@ -6,9 +6,10 @@ sampler    logits to tokens             engine     the four in one step
 loop       one engine, many threads     llm        text in and out
 """
 
-from h1r.engine.engine import Engine, EngineConfig
+from h1r.engine.engine import Engine
 from h1r.engine.llm import LLM
 from h1r.engine.loop import Loop, Ticket
+from h1r.engine.options import EngineConfig
 from h1r.engine.request import Event
 
 __all__ = ["LLM", "Engine", "EngineConfig", "Event", "Loop", "Ticket"]

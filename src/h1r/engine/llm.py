@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from h1r.engine import native
-from h1r.engine.engine import Engine, EngineConfig
+from h1r.engine import cuda, native
+from h1r.engine.engine import Engine
 from h1r.engine.loop import Loop, Ticket
+from h1r.engine.options import EngineConfig
 from h1r.engine.request import Event
 from h1r.engine.thinking import Marks
 from h1r.errors import CheckpointError, ConfigError
@@ -47,11 +48,11 @@ class LLM:
 
     path       a folder in Hugging Face format, or a Hub id (then `revision` names a branch, tag or commit)
     dtype      of weights and K/V: "float32", "bfloat16", or "auto" for the checkpoint's own; "int8" and "int4": weights in
-               groups of 64 and 32 with a scale each, K/V in bfloat16
+               groups of 64 and 32 with a scale each, K/V in bfloat16; "fp8" (GPUs): a scale per output, inputs rounded too
     kernel     "native": the C++ kernel for CPUs; "torch"; "auto": native where it runs, else torch
     tokenizer  a Tokenizer, a folder, False for none; None: the checkpoint's, where it has one
     device     None: the GPU where there is one
-    options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...
+    options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...; kv_dtype may be "fp8"
     Raises CheckpointError for a checkpoint that is missing or does not fit.
     """
 
@@ -63,6 +64,9 @@ class LLM:
         self.path = locate(path, revision)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.format = _format(dtype, self.path)
+        options["kv_dtype"] = _kv_dtype(options.pop("kv_dtype", None), self.device)
+        if self.format == "fp8" and self.device.type != "cuda":
+            raise ConfigError('dtype="fp8" needs a GPU that multiplies fp8: "int8" and "int4" are for CPUs')
         kernel = "torch" if options.get("exact") and kernel == "auto" else kernel
         self.native = _native(kernel, self.device, self.path, self.format, options.get("page_size"))
         self.tokenizer = _tokenizer(tokenizer, self.path)
@@ -189,6 +193,9 @@ class LLM:
     def _weights(self, path: Path) -> tuple[Any, Any]:
         if self.native:
             return native.load(path, self.format)
+        if self.format == "fp8":
+            model, config = weights.load(path, dtype=torch.bfloat16, fold=True)
+            return cuda.quantised(model.to(self.device).eval()), config
         if self.format in quant.GROUPS:
             model, config = weights.load(path, dtype=torch.float32, fold=True)
             return quantised(model, self.format).to(self.device).eval(), config
@@ -294,9 +301,21 @@ def _format(given: str | torch.dtype, path: Path) -> str:
         given = str(given).removeprefix("torch.")
     if given == "auto":
         return configs.read(path).dtype
-    if given not in DTYPES and given not in quant.GROUPS:
-        raise ConfigError(f"dtype={given!r}: one of {', '.join((*DTYPES, *quant.GROUPS, 'auto'))}")
+    known = (*DTYPES, *quant.GROUPS, "fp8")
+    if given not in known:
+        raise ConfigError(f"dtype={given!r}: one of {', '.join((*known, 'auto'))}")
     return given
+
+
+def _kv_dtype(given: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """Of keys and values: None for the model's own."""
+    known: dict[str, torch.dtype | None] = {"auto": None, "fp8": torch.float8_e4m3fn, **DTYPES}
+    found = known.get(given) if isinstance(given, str) else given
+    if isinstance(given, str) and given not in known:
+        raise ConfigError(f"kv_dtype={given!r}: one of auto, fp8, {', '.join(DTYPES)}")
+    if found is not None and device.type != "cuda":
+        raise ConfigError(f"kv_dtype={given!r} is for GPUs; on a CPU keys and values have the model's own")
+    return found
 
 
 def _native(kernel: str, device: torch.device, path: Path, format: str, page_size: int | None) -> bool:

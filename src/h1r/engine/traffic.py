@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from h1r.engine.cuda import nbytes
 from h1r.engine.native.model import NativeModel
 from h1r.engine.runner import PAGED, SLOTTED
 
@@ -28,9 +29,8 @@ class Traffic:
             self._model, self._weights = runner.model, weights(runner.model)
         resident = engine.scheduler.resident
         tokens = sum(s.length for s in resident)
-        self.bytes += self._weights + tokens * each(runner.cache, PAGED, 3) + 2 * len(resident) * each(
-            runner.cache, SLOTTED, 2
-        )  # fmt: skip
+        moved = tokens * token_bytes(runner.cache) + 2 * len(resident) * slot_bytes(runner.cache)
+        self.bytes += self._weights + moved
         self.seconds += seconds
 
 
@@ -38,11 +38,19 @@ def weights(model: Any) -> int:
     """Bytes of a model's weights, an embedding that is a gather included."""
     if isinstance(model, NativeModel):
         return int(model.nbytes)
-    held = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return sum(t.numel() * t.element_size() for t in held.values())
+    return nbytes(model)
 
 
-def each(cache: Any, names: tuple[str, ...], dims: int) -> int:
-    """Bytes of one slot, [layers, slots, ...], or of one token, [layers, pages, page_size, ...]."""
-    tensors = [t for name in names if isinstance(t := getattr(cache, name, None), Tensor)]
-    return sum(t.element_size() * t.shape[0] * t[0].flatten(0, dims - 2)[0].numel() for t in tensors if t.numel())
+def token_bytes(cache: Any) -> int:
+    """Bytes of one token's keys and values, all layers."""
+    return sum(t.element_size() * t.numel() // (t.shape[1] * cache.page_size) for t in _tensors(cache, PAGED))
+
+
+def slot_bytes(cache: Any) -> int:
+    """Bytes of one sequence's states, all layers."""
+    return sum(t.element_size() * t.numel() // t.shape[1] for t in _tensors(cache, SLOTTED))
+
+
+def _tensors(cache: Any, names: tuple[str, ...]) -> list[Tensor]:
+    found = (getattr(cache, name, None) for name in names)
+    return [t for t in found if isinstance(t, Tensor) and t.numel()]

@@ -194,10 +194,9 @@ def quantised(model: Any) -> Any:
 
 
 def nbytes(model: Any) -> int:
-    """Bytes of all weights."""
-    total = sum(t.numel() * t.element_size() for t in model.parameters())
+    """Bytes of all weights, an embedding that is a gather included."""
+    held = {id(t): t for t in (*model.parameters(), *model.buffers())}
     for layer in model.layers:
-        if isinstance(layer.folded, dict):
-            parts = [p for t in layer.folded.values() for p in (t[:2] if isinstance(t, Fp8) else (t,))]
-            total += sum(t.numel() * t.element_size() for t in parts)
-    return total
+        if isinstance(layer.folded, dict):  # fp8
+            held |= {id(p): p for t in layer.folded.values() for p in (t[:2] if isinstance(t, Fp8) else (t,))}
+    return sum(t.numel() * t.element_size() for t in held.values())

@@ -1,4 +1,4 @@
-"""What sampling needs of the logits, by the kernel: `sampler.look`, `sampler.thresholds` and `sampler.pick` for a CPU.
+"""What sampling needs of the logits, by the kernel: `look`, `thresholds` and `pick` of ops.draw for a CPU.
 
 Letters: B rows, V vocabulary.
 """
@@ -29,7 +29,7 @@ def look(logits: Tensor, count: int, temperature: Tensor | None = None) -> tuple
 
 
 def thresholds(logits: Tensor, cuts: Any, temperature: Tensor) -> Tensor:
-    """The smallest logit / temperature each row keeps. logits [B,V], cuts of `sampler.Cuts`, temperature [B] -> [B]."""
+    """The smallest logit / temperature each row keeps. logits [B,V], cuts of `ops.draw.Cuts`, temperature [B] -> [B]."""
     logits = logits.contiguous()
     floor, warm = torch.empty(len(logits)), temperature.float().contiguous()
     top_k, top_p, min_p = (np.ascontiguousarray(c) for c in cuts)

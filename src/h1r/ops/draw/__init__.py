@@ -1,4 +1,5 @@
-"""From logits to tokens on the device: statistics of every row, cuts, and the draw, without asking the host.
+"""From logits to tokens: statistics of every row, cuts, and the draw. `triton.draw` does all of it in one go on a GPU."""
 
-The definition is `engine.sampler` (look, thresholds, pick, uniforms): this is its form for the GPU.
-"""
+from h1r.ops.draw.reference import Cuts, invert, key, look, penalise, pick, ranked, thresholds, uniforms
+
+__all__ = ["Cuts", "invert", "key", "look", "penalise", "pick", "ranked", "thresholds", "uniforms"]

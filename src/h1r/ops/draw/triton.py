@@ -6,7 +6,7 @@ exact values, whatever V is, and nothing is sorted. Every program of a pass firs
 parts of its row, always in the same order, and narrows the searches alike. A nucleus inside a top-k is searched afterwards,
 in passes of its own (`both`).
 
-The rules of what a cut keeps, the inverse CDF in token order and the hash behind its uniform number are `engine.sampler`'s.
+The rules of what a cut keeps, the inverse CDF in token order and the hash behind its uniform number are `reference`'s.
 """
 
 from __future__ import annotations
