@@ -16,7 +16,7 @@ test-slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m "slow and not gpu and not peer and not browser"
 
 test-gpu:
-	python3 -m pytest -m gpu
+	PYTHONPATH=src python3 -m pytest -m gpu tests/ops tests/engine/test_cuda.py
 
 # Needs Debian's chromium and chromium-driver; without them every test is skipped, and says so.
 test-browser: .venv/dev.stamp

@@ -130,8 +130,8 @@ def _one_by_one(
 
 
 def _aligned(t: Tensor) -> Tensor:
-    """t, or a copy of it where a GPU's fused kernels would read past its alignment: they then give wrong numbers, silently
-    (seen with PyTorch 2.11 on an H200, values that begin in the middle of a projection's row)."""
+    """t, or on a GPU a copy of it where its rows do not lie at multiples of 16 bytes: fused kernels then gave wrong numbers,
+    silently (PyTorch 2.11, H200, values that begin in the middle of a projection's row)."""
     apart = (s * t.element_size() % 16 for s in t.stride()[:-1])
     if not t.is_cuda or (t.data_ptr() % 16 == 0 and not any(apart)):
         return t
