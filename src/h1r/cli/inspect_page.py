@@ -24,6 +24,7 @@ CURVES = {
     "Learning rate": ("lr",),
     "Clip fractions": ("clip_low", "clip_high"),
     "Engine against trainer": ("mismatch_kl", "mismatch_abs"),
+    "Engine against trainer, nats per 1,000 tokens of position": ("mismatch_slope",),
     "Effective sample size": ("ess", "tis_mean"),
     "Staleness": ("staleness", "staleness_max"),
     "Groups": ("groups/generated", "groups/useful", "groups/trained", "groups/from_cache", "groups/in_cache"),
