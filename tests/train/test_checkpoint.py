@@ -90,7 +90,7 @@ def test_damage_that_keeps_the_size_is_named_with_its_cure(tmp_path, file):
     for a, b in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b) and torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
     damaged = path / file
-    for seed in range(50):  # 49: a pickle that asks for more bytes than there are
+    for seed in range(50):  # read as a pickle, garbage raises many things
         damaged.write_bytes(random.Random(seed).randbytes(damaged.stat().st_size))
         with pytest.raises(CheckpointError, match=r"step-00000001: cannot be read .* remove the folder"):
             checkpoint.load(path, other, fresh)

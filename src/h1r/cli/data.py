@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from h1r.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from h1r.text import Tokenizer
     from h1r.types import Problem
 
 app = typer.Typer(
@@ -23,6 +26,7 @@ app = typer.Typer(
 
 SOURCE = typer.Argument(..., help="JSONL, Parquet, a folder of them, or hf:NAME.")
 OUT = typer.Option(..., "--out", "-o", help="Where the result goes (.jsonl, .jsonl.gz, .parquet).")
+WORKERS = typer.Option(os.cpu_count() or 1, min=1, help="Processes; the result does not depend on it.")
 
 
 @app.command()
@@ -65,26 +69,32 @@ def filter_(
     box: bool = typer.Option(True, help="Mathematics must end in a box."),
     keep_incorrect: float = typer.Option(0.0, help="Share of hard incorrect solutions kept; others are dropped."),
     check: bool = typer.Option(False, "--check", help="Verify each solution against its gold, and drop wrong ones."),
+    workers: int = WORKERS,
 ) -> None:
     """Drop traces without reasoning or answer, without a box, with code that does not parse, too long, or wrong."""
     from h1r.data import FilterConfig, curate, read, write
 
     tally: Counter[str] = Counter()
     settings = FilterConfig(max_tokens=max_tokens, box=box, keep_incorrect=keep_incorrect)
-    kept = curate(read(source), settings, count=_counter(tokenizer), correct=_judge if check else None, tally=tally)
+    begun = time.monotonic()
+    judge = _judge if check else None
+    kept = curate(read(source), settings, count=_Counter(tokenizer), correct=judge, tally=tally, workers=workers)
     count = write(out, kept)
-    print(f"{out}: {count} kept; " + ", ".join(f"{n} {why}" for why, n in tally.most_common() if why != "kept"))
+    dropped = ", ".join(f"{n} {why}" for why, n in tally.most_common() if why != "kept")
+    print(f"{out}: {count} kept; {dropped or 'none dropped'} ({_rate(tally.total(), begun)})")
 
 
 @app.command()
-def verify(source: str = SOURCE, show: int = typer.Option(10, help="Failures to print.")) -> None:
+def verify(
+    source: str = SOURCE, show: int = typer.Option(10, help="Failures to print."), workers: int = WORKERS
+) -> None:
     """Score every solution against its own gold with the verifiers. Exit code 1 when one fails."""
     from h1r.data import read
+    from h1r.data.parallel import ordered
 
     tally: Counter[str] = Counter()
     failed = []
-    for problem in read(source):
-        right = _judge(problem)
+    for problem, right in ordered(_judge, read(source), workers):
         tally["unscored" if right is None else "correct" if right else "incorrect"] += 1
         if right is not True:
             failed.append(problem.id)
@@ -99,15 +109,18 @@ def verify(source: str = SOURCE, show: int = typer.Option(10, help="Failures to 
 
 @app.command()
 def dedup(
-    source: str = SOURCE, out: str = OUT, threshold: float = typer.Option(0.8, help="1: exact duplicates only.")
-) -> None:
+    source: str = SOURCE, out: str = OUT, threshold: float = typer.Option(0.8, help="1: exact duplicates only."),
+    workers: int = WORKERS,
+) -> None:  # fmt: skip
     """The first of every cluster of exact and near duplicates (MinHash over the questions)."""
     from h1r.data import DedupConfig, read, write
     from h1r.data.dedup import dedup as first_of_each
 
     tally: Counter[str] = Counter()
-    count = write(out, first_of_each(read(source), DedupConfig(threshold=threshold), tally=tally))
-    print(f"{out}: {count} kept, {tally['exact']} exact and {tally['near']} near duplicates dropped")
+    begun = time.monotonic()
+    count = write(out, first_of_each(read(source), DedupConfig(threshold=threshold), tally=tally, workers=workers))
+    print(f"{out}: {count} kept, {tally['exact']} exact and {tally['near']} near duplicates dropped "
+          f"({_rate(tally.total(), begun)})")  # fmt: skip
 
 
 @app.command()
@@ -118,6 +131,7 @@ def contamination(
     data_dir: str = typer.Option(".", help="Where the suites' data lie."),
     threshold: float = typer.Option(0.5, help="Share of a statement's 13-grams that counts as a hit."),
     out: str | None = typer.Option(None, help="Write the hits (JSONL)."),
+    workers: int = WORKERS,
 ) -> None:
     """Benchmark statements that training problems repeat: exactly, by 13-grams, or with other numbers."""
     from h1r import log
@@ -133,7 +147,7 @@ def contamination(
     indexes += [room.load(path) for path in hashes]
     found = []
     for index in indexes:
-        hits = list(index.scan(read(source), threshold))
+        hits = list(index.scan(read(source), threshold, workers))
         found += hits
         for name, row in index.table(hits).items():
             print(f"{name}: {row['problems']} training problems hit {row['exact']} exactly, {row['ngram']} by {index.n}-grams, "
@@ -297,7 +311,7 @@ def inspect_(
     from h1r.data import describe, read
     from h1r.data import difficulty as levels
 
-    told = describe(read(source), _counter(tokenizer), table=levels.read(table) if table else None)
+    told = describe(read(source), _Counter(tokenizer), table=levels.read(table) if table else None)
     if html:
         from h1r.cli.data_page import write
 
@@ -311,13 +325,28 @@ def inspect_(
               f"{cell['tokens']:12,d} x {cell['weight']:g} = {100 * cell['mass']:5.1f} % of the mass")  # fmt: skip
 
 
-def _counter(tokenizer: str | None):  # type: ignore[no-untyped-def]
-    if tokenizer is None:
-        return lambda text: len(text.split())
+class _Counter:
+    """Tokens of a text, by a checkpoint's tokenizer or by words."""
+
+    def __init__(self, tokenizer: str | None) -> None:
+        self.folder, self.loaded = tokenizer, None if tokenizer is None else _tokenizer(tokenizer)
+
+    def __call__(self, text: str) -> int:
+        return len(text.split()) if self.loaded is None else len(self.loaded.encode(text))
+
+    def __reduce__(self) -> Any:
+        return _Counter, (self.folder,)
+
+
+def _tokenizer(folder: str) -> Tokenizer:
     from h1r.text import Tokenizer
 
-    loaded = Tokenizer.from_folder(tokenizer)
-    return lambda text: len(loaded.encode(text))
+    return Tokenizer.from_folder(folder)
+
+
+def _rate(count: int, begun: float) -> str:
+    seconds = time.monotonic() - begun
+    return f"{count:,} problems in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} a second"
 
 
 def _judge(problem: Problem) -> bool | None:

@@ -15,11 +15,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from h1r import log
 from h1r.data.dedup import question
+from h1r.data.parallel import ordered
 from h1r.errors import DataError
 from h1r.types import Problem
 
@@ -83,10 +85,10 @@ class Index:
             return Hit(name, self.items[i].benchmark, self.items[i].name, "masked", 1.0)
         return None
 
-    def scan(self, problems: Iterable[Problem], threshold: float = 0.5) -> Iterator[Hit]:
+    def scan(self, problems: Iterable[Problem], threshold: float = 0.5, workers: int = 1) -> Iterator[Hit]:
         """Hits of a stream of problems, one at most per problem."""
-        for problem in problems:
-            if hit := self.check(problem.id, question(problem), threshold):
+        for _, hit in ordered(partial(_check, self, threshold), problems, workers):
+            if hit:
                 yield hit
 
     def table(self, hits: Iterable[Hit]) -> dict[str, dict[str, int]]:
@@ -109,6 +111,10 @@ class Index:
 
     def _names(self) -> list[str]:
         return sorted({i.benchmark for i in self.items})
+
+
+def _check(index: Index, threshold: float, problem: Problem) -> Hit | None:
+    return index.check(problem.id, question(problem), threshold)
 
 
 def build(benchmarks: Mapping[str, Iterable[str]], *, n: int = 13, salt: str = "h1r") -> Index:

@@ -13,7 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from h1r.data.parallel import ordered
 from h1r.errors import ConfigError
 from h1r.types import Message, Problem
 
@@ -50,10 +52,12 @@ def curate(
     count: Callable[[str], int] | None = None,
     correct: Callable[[Problem], bool | None] | None = None,
     tally: Counter[str] | None = None,
+    workers: int = 1,
 ) -> Iterator[Problem]:
-    """The problems that pass, in order; `tally` counts "kept" and every reason to drop."""
-    for problem in problems:
-        why = reason(problem, config, count=count, correct=correct)
+    """The problems that pass, in order; `tally` counts "kept" and every reason to drop. With several workers, `count` and
+    `correct` must be picklable."""
+    work = partial(reason, config=config, count=count, correct=correct)
+    for problem, why in ordered(work, problems, workers):
         if tally is not None:
             tally[why or "kept"] += 1
         if not why:

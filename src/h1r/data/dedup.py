@@ -13,10 +13,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from h1r.data.parallel import ordered
 from h1r.errors import ConfigError
 from h1r.types import Problem
 
@@ -59,22 +61,29 @@ def dedup(
     *,
     text: Callable[[Problem], str] = question,
     tally: Counter[str] | None = None,
+    workers: int = 1,
 ) -> Iterator[Problem]:
-    """The first of every cluster of duplicates, in order; `tally` counts "kept", "exact" and "near"."""
+    """The first of every cluster of duplicates, in order; `tally` counts "kept", "exact" and "near". Several workers compute
+    the signatures (`text` must then be picklable); which is the first is decided in one place."""
     minhash = MinHash(config)
     exact: set[bytes] = set()
-    for problem in problems:
-        said = normal(text(problem))
-        digest = hashlib.blake2b(said.encode(), digest_size=12).digest()
+    for problem, (digest, signature) in ordered(partial(_marks, MinHash(config), text), problems, workers):
         if digest in exact:
             found = "exact"
         else:
             exact.add(digest)
-            found = "near" if config.threshold < 1 and minhash.seen(said) else "kept"
+            found = "near" if signature is not None and minhash.seen(signature) else "kept"
         if tally is not None:
             tally[found] += 1
         if found == "kept":
             yield problem
+
+
+def _marks(minhash: MinHash, text: Callable[[Problem], str], problem: Problem) -> tuple[bytes, Signature | None]:
+    """What a problem is known by: a digest and, where near duplicates count, a signature."""
+    said = normal(text(problem))
+    digest = hashlib.blake2b(said.encode(), digest_size=12).digest()
+    return digest, minhash.signature(said) if minhash.config.threshold < 1 else None
 
 
 class MinHash:
@@ -101,9 +110,8 @@ class MinHash:
         minima: Signature = mixed.min(1).astype(np.uint32)
         return minima
 
-    def seen(self, said: str) -> bool:
-        """Whether something near was kept before; otherwise `said` is kept from now on."""
-        signature = self.signature(said)
+    def seen(self, signature: Signature) -> bool:
+        """Whether something near was kept before; otherwise this is kept from now on."""
         keys = [
             bytes([i % 256, i // 256]) + row.tobytes() for i, row in enumerate(signature.reshape(self.config.bands, -1))
         ]
