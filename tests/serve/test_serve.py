@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from h1r.engine import LLM
 from h1r.errors import ConfigError
-from h1r.serve import app, check_binding, read_keys
+from h1r.serve import Limits, app, check_binding, read_keys
 from h1r.serve.answers import StopScan
 from h1r.serve.chat import Voice
 from h1r.text import render
@@ -194,7 +194,7 @@ def test_harmless_fields_and_nulls_pass(client: TestClient):
 
 
 def test_broken_bodies_are_400_and_413(llm: LLM):
-    with TestClient(app(llm, "tiny", max_body=10_000)) as client:
+    with TestClient(app(llm, "tiny", limits=Limits(body=10_000))) as client:
         for data, status in ((b"{", 400), (b"\xff\xfe{}", 400), (b"[]", 400), (b"x" * 20_000, 413)):
             response = client.post("/v1/completions", content=data, headers={"content-type": "application/json"})
             assert response.status_code == status and response.json()["error"]["message"]
@@ -246,7 +246,7 @@ def test_tokens_round_trip_and_metrics(client: TestClient, llm: LLM):
 
 
 def test_too_many_requests_are_told_to_wait(llm: LLM):
-    with TestClient(app(llm, "tiny", in_flight=1)) as client:
+    with TestClient(app(llm, "tiny", limits=Limits(in_flight=1))) as client:
         body = {"prompt": [1, 2, 3], "max_tokens": 300, "ignore_eos": True}
         first = threading.Thread(target=lambda: client.post("/v1/completions", json=body))
         first.start()

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from h1r.engine.engine import Engine
 from h1r.engine.request import Event
+from h1r.errors import WorkerLost
 from h1r.types import Prompt, SamplingParams, Trace, Watch
 
 R = TypeVar("R")
@@ -98,6 +99,16 @@ class Loop:
             self._wake.notify()
 
     def _run(self) -> None:
+        try:
+            self._turn()
+        # the thread dies: whoever waits is told, and the next order starts another
+        except BaseException as e:
+            with self._wake:
+                self._thread = None
+            self._give_up(WorkerLost(f"the engine's thread died ({e!r}); send the request again"))
+            raise
+
+    def _turn(self) -> None:
         while True:
             with self._wake:
                 if not self._orders and not self.engine.busy and not self._wake.wait(LINGER):
@@ -105,7 +116,10 @@ class Loop:
                     return
                 orders, self._orders = self._orders, []
             for order in orders:
-                order(self.engine)
+                try:
+                    order(self.engine)
+                except Exception as e:  # an abort that failed half-way: as a step that failed
+                    self._give_up(e)
             try:
                 events = self.engine.step()
             except Exception as e:  # the edge of all requests in flight: none of them may wait for ever

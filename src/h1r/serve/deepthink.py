@@ -19,12 +19,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from h1r.engine import Ticket
 from h1r.search import DeepConfConfig, DeepConfResult, online, tally
 from h1r.serve.answers import finite, head
-from h1r.serve.chat import need_tokenizer
 from h1r.serve.flight import Gone
 from h1r.serve.protocol import DeepThinkRequest, messages
 from h1r.serve.service import Refused, Service, as_refused, error_body, service
 from h1r.serve.stream import HEADERS, frame
-from h1r.text import render
 from h1r.types import Answer, Prompt, SamplingParams, StopReason, Trace, Watch
 
 router = APIRouter()
@@ -44,7 +42,7 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
         raise Refused(
             501, "this server was started without a way to read answers: deepthink is off", kind="server_error"
         )
-    prompt = render(messages(body.messages), tokenizer=need_tokenizer(here))
+    prompt = here.llm.prompt(Prompt(messages=tuple(messages(body.messages))))
     room = here.room(prompt)
     params = SamplingParams(
         temperature=body.temperature,
@@ -164,7 +162,7 @@ class Thinking:
             told = _Told(watches[row] if watches else None, self._tell, self._launched, self._finished)
             self._tell({"type": "started", "first": self._launched, "traces": sampling.n})
             self._launched += sampling.n
-            self._here.metrics.forked.inc((sampling.n - 1) * (len(prompt.token_ids) - 1))
+            self._here.metrics.forked.inc((sampling.n - 1) * max(0, len(prompt.token_ids) - 1))
             ticket = self._here.llm.loop.submit(prompt, sampling, told, row)
             self._tickets.append(ticket)
             out.append(ticket.result())
