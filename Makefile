@@ -4,19 +4,28 @@ BIN := .venv/bin
 # PyTorch's CPU wheels, where there is no NVIDIA GPU and pip has no wheel folder of its own.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow test-gpu check format bench clean
+.PHONY: quickstart test test-slow test-gpu test-conformance soak check format bench clean
 
 quickstart: .venv/core.stamp
 	$(BIN)/h1r quickstart
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not peer"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not peer and not soak and not conformance"
 
 test-slow: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "slow and not gpu and not peer"
+	$(BIN)/python -m pytest -m "slow and not gpu and not peer and not soak and not conformance"
 
 test-gpu:
 	python3 -m pytest -m gpu
+
+# Public clients, unmodified, against our server; they are installed beside it.
+test-conformance: .venv/conformance.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m conformance tests/serve/test_conformance.py
+
+# make soak SOAK_SECONDS=600: ten minutes.
+SOAK_SECONDS ?= 120
+soak: .venv/conformance.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m soak tests/serve/test_soak.py --soak-seconds $(SOAK_SECONDS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check src tests bench
@@ -47,6 +56,9 @@ endef
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml
 	$(call install,'.[dev]',$@)
+
+.venv/conformance.stamp: .venv/bin/python pyproject.toml
+	$(call install,'.[conformance]',$@)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
