@@ -4,16 +4,18 @@ BIN := .venv/bin
 # PyTorch's CPU wheels, where there is no NVIDIA GPU and pip has no wheel folder of its own.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow test-gpu test-browser check format bench clean
+.PHONY: quickstart test test-slow test-gpu test-browser test-conformance soak check format bench clean
+# What only runs when it is asked for.
+APART := not gpu and not peer and not browser and not soak and not conformance
 
 quickstart: .venv/core.stamp
 	$(BIN)/h1r quickstart
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu and not peer and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and $(APART)"
 
 test-slow: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "slow and not gpu and not peer and not browser"
+	$(BIN)/python -m pytest -m "slow and $(APART)"
 
 test-gpu:
 	PYTHONPATH=src python3 -m pytest -m gpu tests/ops tests/engine/test_cuda.py
@@ -21,6 +23,15 @@ test-gpu:
 # Needs Debian's chromium and chromium-driver; without them every test is skipped, and says so.
 test-browser: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -rs tests/browser
+
+# Public clients, unmodified, against our server; they are installed beside it.
+test-conformance: .venv/conformance.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m conformance tests/serve/test_conformance.py
+
+# make soak SOAK_SECONDS=600: ten minutes.
+SOAK_SECONDS ?= 120
+soak: .venv/conformance.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m soak tests/serve/test_soak.py --soak-seconds $(SOAK_SECONDS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check src tests bench
@@ -51,6 +62,9 @@ endef
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml
 	$(call install,'.[dev]',$@)
+
+.venv/conformance.stamp: .venv/bin/python pyproject.toml
+	$(call install,'.[conformance]',$@)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

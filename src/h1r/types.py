@@ -193,7 +193,7 @@ class SamplingParams:
 
         require(self.temperature >= 0, f"temperature={self.temperature}: must be 0 (greedy) or more")
         require(0 < self.top_p <= 1, f"top_p={self.top_p}: must be in (0, 1]")
-        require(self.top_k >= 0, f"top_k={self.top_k}: must be 0 (off) or more")
+        require(0 <= self.top_k < 1 << 31, f"top_k={self.top_k}: must be 0 (off) or more, below 2**31")
         require(0 <= self.min_p <= 1, f"min_p={self.min_p}: must be in [0, 1]")
         require(self.max_tokens >= 1, f"max_tokens={self.max_tokens}: must be 1 or more")
         require(self.n >= 1, f"n={self.n}: must be 1 or more")

@@ -27,9 +27,10 @@ def test_order_and_errors_do_not_depend_on_processes():
     got = list(ordered(where, range(600), 2))
     assert [i for i, _ in got] == list(range(600)) and all(r[0] == i * i for i, r in got)
     assert {r[1] for _, r in got[:ALONE]} == {os.getpid()} and os.getpid() not in {r[1] for _, r in got[ALONE:]}
+    seen: list[int] = []
     with pytest.raises(ValueError, match="the 700th"):
-        for i, _ in ordered(where, range(900), 2):
-            assert i < 700
+        seen.extend(i for i, _ in ordered(where, range(900), 2))
+    assert seen == list(range(len(seen))) and ALONE < len(seen) < 700
     assert list(ordered(where, range(3), 2)) == [(i, where(i)) for i in range(3)]
 
 

@@ -50,3 +50,8 @@ def client(llm: LLM) -> Iterator[TestClient]:
     with TestClient(made) as connected:
         yield connected
     llm.loop.call(lambda engine: engine.check_integrity())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-seconds", type=float, default=120, help="how long test_soak looks at memory")
+    parser.addoption("--soak-model", help="a checkpoint folder instead of the tiny one")

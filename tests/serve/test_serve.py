@@ -16,7 +16,7 @@ from h1r.engine.loop import Loop
 from h1r.engine.traffic import weights
 from h1r.errors import ConfigError
 from h1r.search import DeepConfConfig
-from h1r.serve import app, check_binding, read_keys
+from h1r.serve import Limits, app, check_binding, read_keys
 from h1r.serve.answers import StopScan
 from h1r.serve.deepthink import settings
 from h1r.serve.protocol import DeepThinkRequest
@@ -200,7 +200,7 @@ def test_harmless_fields_and_nulls_pass(client: TestClient):
 
 
 def test_broken_bodies_are_400_and_413(llm: LLM):
-    with TestClient(app(llm, "tiny", max_body=10_000)) as client:
+    with TestClient(app(llm, "tiny", limits=Limits(body=10_000))) as client:
         for data, status in ((b"{", 400), (b"\xff\xfe{}", 400), (b"[]", 400), (b"x" * 20_000, 413)):
             response = client.post("/v1/completions", content=data, headers={"content-type": "application/json"})
             assert response.status_code == status and response.json()["error"]["message"]
@@ -263,14 +263,14 @@ def test_traffic_is_weights_states_and_keys(llm: LLM):
     loop.submit(Prompt(token_ids=(5,)), SamplingParams(max_tokens=3)).result()
     cache = loop.engine.runner.cache
     slot = sum(t[:, 0].numel() * t.element_size() for t in (cache.conv, cache.ssm))
-    token = sum(t[:, 0, 0].numel() * t.element_size() for t in (cache.k, cache.v))
+    token = 2 * 2 * 16 * cache.k.element_size()  # keys and values of two layers
     # the sequence is gone from memory when its last step is counted
     assert loop.traffic.bytes == 3 * weights(llm.loop.engine.runner.model) + 2 * 2 * slot + (1 + 2) * token
     assert loop.traffic.seconds > 0
 
 
 def test_too_many_requests_are_told_to_wait(llm: LLM):
-    with TestClient(app(llm, "tiny", in_flight=1)) as client:
+    with TestClient(app(llm, "tiny", limits=Limits(in_flight=1))) as client:
         body = {"prompt": [1, 2, 3], "max_tokens": 300, "ignore_eos": True}
         first = threading.Thread(target=lambda: client.post("/v1/completions", json=body))
         first.start()
@@ -346,7 +346,7 @@ def test_a_chat_may_think_deep(client: TestClient):
 
 def test_health_is_live_and_ready_until_it_drains(client: TestClient):
     assert client.get("/health").json() == {"live": True, "ready": True}
-    client.app.state.service.draining = True
+    client.app.state.turns.draining = True
     gone = client.get("/health")
     assert gone.status_code == 503 and gone.json() == {"live": True, "ready": False}
     assert client.post("/v1/completions", json={"prompt": [1]}).status_code == 503

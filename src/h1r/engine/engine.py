@@ -318,6 +318,9 @@ class Engine:
         for token in sampling.logit_bias:
             if not 0 <= token < self.vocab:
                 raise ConfigError(f"logit_bias names token id {token}, outside the vocabulary of {self.vocab}")
+        for token in sampling.stop_ids:
+            if not 0 <= token < self.vocab:
+                raise ConfigError(f"stop token id {token} is outside the vocabulary of {self.vocab}")
         if sampling.stop and self.feeder is None:
             raise ConfigError("stop strings need a tokenizer; without one, use stop_ids")
         if (sampling.thinking_budget is not None or sampling.answer_reserve) and self.think is None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from h1r.engine.engine import Engine
 from h1r.engine.request import Event
 from h1r.engine.traffic import Traffic
+from h1r.errors import WorkerLost
 from h1r.types import Prompt, SamplingParams, Trace, Watch
 
 R = TypeVar("R")
@@ -101,6 +102,16 @@ class Loop:
             self._wake.notify()
 
     def _run(self) -> None:
+        try:
+            self._turn()
+        # the thread dies: whoever waits is told, and the next order starts another
+        except BaseException as e:
+            with self._wake:
+                self._thread = None
+            self._give_up(WorkerLost(f"the engine's thread died ({e!r}); send the request again"))
+            raise
+
+    def _turn(self) -> None:
         while True:
             with self._wake:
                 if not self._orders and not self.engine.busy and not self._wake.wait(LINGER):
@@ -108,7 +119,10 @@ class Loop:
                     return
                 orders, self._orders = self._orders, []
             for order in orders:
-                order(self.engine)
+                try:
+                    order(self.engine)
+                except Exception as e:  # an abort that failed half-way: as a step that failed
+                    self._give_up(e)
             try:
                 idle, begun = self.engine.scheduler.idle, time.monotonic()
                 events = self.engine.step()

@@ -5,10 +5,12 @@
 
 protocol  what may be asked, strictly        flight   from the engine's thread to a handler
 chat, completions, deepthink                 stream   server-sent events
-info      models, health, tokens, page       gate     keys and limits
+info      models, health, tokens, page       gate     keys, limits, the log; turns, record: what it keeps
 """
 
 from h1r.serve.app import app, listen
-from h1r.serve.gate import check_binding, read_keys
+from h1r.serve.gate import Gate, check_binding, read_keys
+from h1r.serve.record import Record
+from h1r.serve.turns import Limits, Turns
 
-__all__ = ["app", "check_binding", "listen", "read_keys"]
+__all__ = ["Gate", "Limits", "Record", "Turns", "app", "check_binding", "listen", "read_keys"]

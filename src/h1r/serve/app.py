@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,7 +22,9 @@ from h1r.serve.flight import Gone
 from h1r.serve.formats import Strict
 from h1r.serve.gate import Gate, check_binding
 from h1r.serve.metrics import Metrics
+from h1r.serve.record import Record
 from h1r.serve.service import AnswerOf, Refused, Same, Service, answer_error
+from h1r.serve.turns import Limits, Turns
 from h1r.types import SamplingParams
 
 BODIES: dict[str, type[Strict]] = {
@@ -44,8 +47,8 @@ def app(
     api_keys: Sequence[str] = (),
     admin_keys: Sequence[str] = (),
     defaults: SamplingParams | None = None,
-    in_flight: int = 1024,
-    max_body: int = 16 << 20,
+    limits: Limits | None = None,
+    record: Record | None = None,
     cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """An OpenAI-compatible ASGI app over `llm`.
@@ -54,15 +57,22 @@ def app(
     deepconf   warm-up, share kept and window where a deepthink request is silent; None: the paper's
     api_keys   who may use it (empty: everybody who reaches it); admin_keys: who may swap weights (empty: nobody)
     defaults   sampling where a request is silent; None: temperature 1 and no truncation, as OpenAI documents
-    in_flight  requests at work or waiting before further ones get a 429; max_body: bytes
+    limits     of number, size and time; None: those of Limits, and as many at work as the engine can decode at once
+    record     where every request leaves a line
     """
+    limits = limits or Limits()
+    if limits.at_work is None:
+        # beyond these the engine's own queue would wait, and that one knows no clients
+        limits = replace(limits, at_work=llm.loop.engine.memory.slots.limit)
+    metrics = Metrics(llm.loop, model_name)
+    turns = Turns(limits, metrics.rejected.inc)
     made = FastAPI(title="open-h1r", version=h1r.__version__, docs_url=None, redoc_url=None)
     made.state.service = Service(
         llm=llm,
         model=model_name,
         defaults=defaults or SamplingParams(),
-        in_flight=in_flight,
-        metrics=Metrics(llm.loop, model_name),
+        turns=turns,
+        metrics=metrics,
         answer_of=answer_of,
         same=same,
         deepconf=deepconf or DeepConfConfig(),
@@ -70,16 +80,29 @@ def app(
     made.state.started = int(time.time())
     for room in (chat, completions, deepthink, info):
         made.include_router(room.router)
+    guard(made, turns, api_keys, admin_keys, record, cors_origins)
+    return made
+
+
+def guard(
+    made: FastAPI,
+    turns: Turns,
+    api_keys: Sequence[str],
+    admin_keys: Sequence[str],
+    record: Record | None,
+    cors_origins: Sequence[str],
+) -> None:
+    """Put error answers, gate and CORS around an app's routes."""
+    made.state.turns = turns
     made.add_exception_handler(RequestValidationError, _invalid)
     made.add_exception_handler(HTTPException, _http)
     for kind in (Refused, Gone, H1RError):
         made.add_exception_handler(kind, _told)
-    made.add_middleware(Gate, keys=tuple(api_keys), admin=tuple(admin_keys), max_body=max_body)
+    made.add_middleware(Gate, keys=tuple(api_keys), admin=tuple(admin_keys), turns=turns, record=record)
     if cors_origins:
         made.add_middleware(
             CORSMiddleware, allow_origins=list(cors_origins), allow_methods=["GET", "POST"], allow_headers=["*"]
         )
-    return made
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -119,7 +142,7 @@ def listen(made: Any, host: str = "127.0.0.1", port: int = 8000, *, keys: Sequen
     told = server.handle_exit
 
     def drain_first(number: int, stack: Any) -> None:
-        made.state.service.draining = True
+        made.state.turns.draining = True
         told(number, stack)
 
     server.handle_exit = drain_first  # type: ignore[method-assign, assignment]

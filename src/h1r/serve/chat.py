@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from h1r.serve import answers
 from h1r.serve.bind import Rule, rule_of
-from h1r.serve.deepthink import chat_answer
+from h1r.serve.deepchat import chat_answer
 from h1r.serve.flight import End, Flight, Token, finish_reason
 from h1r.serve.protocol import ChatRequest, messages, sampling
 from h1r.serve.service import Service, need_tokenizer, service

@@ -27,7 +27,9 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
     """Continue each prompt `n` times; choice j * n + i is trace i of prompt j."""
     here = service(request)
     here.check_model(body.model)
-    prompts = [read_prompt(here, given, body.add_special_tokens) for given in body.prompts]
+    given = body.prompts
+    longest = max((len(g) for g in given if isinstance(g, str)), default=0)
+    prompts = await here.encoded(longest, lambda: [read_prompt(here, g, body.add_special_tokens) for g in given])
     room = min(here.room(p) for p in prompts)
     rule = await rule_of(here, body)
     params = sampling(body, here.defaults, room, rule.grammar)
@@ -63,7 +65,7 @@ def read_prompt(here: Service, given: str | list[int], special: bool) -> Prompt:
         tokenizer = here.llm.tokenizer
         if tokenizer is None:
             raise Refused(400, "this checkpoint has no tokenizer: give the prompt as token ids", "prompt")
-        ids = encode(tokenizer, given, special)
+        ids = tokenizer.encode(given, special)
         if not ids:
             raise Refused(400, "prompt: empty; give text or token ids", "prompt")
         return Prompt(text=given, token_ids=tuple(ids))
@@ -71,11 +73,6 @@ def read_prompt(here: Service, given: str | list[int], special: bool) -> Prompt:
     if bad is not None:
         raise Refused(400, f"token id {bad} is outside the vocabulary of {vocab}", "prompt")
     return Prompt(token_ids=tuple(given))
-
-
-def encode(tokenizer: Tokenizer, text: str, special: bool) -> list[int]:
-    """Ids of a text; special: with whatever the tokenizer itself puts before or after it."""
-    return list(tokenizer.inner.encode(text, add_special_tokens=True).ids) if special else tokenizer.encode(text)
 
 
 class _Answer:

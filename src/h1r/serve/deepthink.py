@@ -30,12 +30,11 @@ from h1r.search import (
     tally,
     weight_of,
 )
-from h1r.serve.answers import finite, head, reasoning_tokens, usage
-from h1r.serve.flight import Gone, finish_reason
-from h1r.serve.protocol import ChatRequest, DeepConf, DeepThinkRequest, messages
-from h1r.serve.service import Refused, Service, as_refused, error_body, need_tokenizer, service
+from h1r.serve.answers import finite, head
+from h1r.serve.flight import Gone
+from h1r.serve.protocol import DeepConf, DeepThinkRequest, messages
+from h1r.serve.service import Refused, Service, as_refused, error_body, service
 from h1r.serve.stream import HEADERS, frame
-from h1r.text import render
 from h1r.types import Answer, Prompt, SamplingParams, StopReason, Trace, Watch
 
 router = APIRouter()
@@ -51,7 +50,11 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
     """Answer by DeepConf; plain majority is always reported beside it."""
     here = service(request)
     here.check_model(body.model)
-    prompt = render(messages(body.messages), tokenizer=need_tokenizer(here))
+    if here.answer_of is None:
+        raise Refused(
+            501, "this server was started without a way to read answers: deepthink is off", kind="server_error"
+        )
+    prompt = here.llm.prompt(Prompt(messages=tuple(messages(body.messages))))
     room = here.room(prompt)
     params = SamplingParams(
         temperature=body.temperature,
@@ -61,7 +64,7 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
         seed=body.seed,
     )
     begun = time.monotonic()
-    thinking, run, mail = _launch(request, here, body, prompt, params, body.stream)
+    thinking, run, mail = launch(request, here, body, prompt, params, body.stream)
     if body.stream:
         events = _events(here, body, thinking, run, mail, begun)
         return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
@@ -69,62 +72,7 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
     return JSONResponse(report(here, result, time.monotonic() - begun, body.return_traces))
 
 
-async def chat_answer(
-    request: Request, here: Service, body: ChatRequest, prompt: Prompt, params: SamplingParams
-) -> Response:
-    """A chat's answer by DeepConf, as one completion with the vote beside it; streamed, in one chunk."""
-    assert body.deepconf is not None
-    begun = time.monotonic()
-    thinking, run, _ = _launch(request, here, body.deepconf, prompt, params, False)
-
-    async def made() -> tuple[dict[str, Any], dict[str, Any]]:
-        result = await run
-        told = report(here, result, time.monotonic() - begun, False)
-        return _completion(here, body, prompt, result, told), told
-
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            whole, told = await made()
-            choice = whole["choices"][0]
-            same = {k: whole[k] for k in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
-            delta = {"index": 0, "delta": choice["message"], "logprobs": None, "finish_reason": None}
-            ended = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
-            yield frame(same | {"choices": [delta]}) + frame(same | {"choices": [ended], "deepconf": told})
-            if body.include_usage:
-                yield frame(same | {"choices": [], "usage": whole["usage"]})
-            yield b"data: [DONE]\n\n"
-        except Gone:
-            here.metrics.disconnected.inc()
-        # the edge of one request: its client gets the error, the server goes on
-        except Exception as e:
-            said = as_refused(e)
-            yield frame(error_body(said.message, said.kind, said.param, said.status))
-        finally:
-            thinking.stop()
-
-    if body.stream:
-        return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
-    return JSONResponse((await made())[0])
-
-
-def _completion(
-    here: Service, body: ChatRequest, prompt: Prompt, result: DeepConfResult, told: dict[str, Any]
-) -> dict[str, Any]:
-    tokenizer = need_tokenizer(here)
-    best = _best(here, result)
-    trace = result.traces[
-        max(range(len(result.traces)), key=lambda i: result.stats[i].lowest) if best is None else best
-    ]
-    message: dict[str, Any] = {"role": "assistant", "content": trace.content}
-    if body.include_reasoning and trace.reasoning:
-        message |= {"reasoning_content": trace.reasoning, "reasoning": trace.reasoning}
-    thought = sum(reasoning_tokens(tokenizer, t.token_ids) for t in result.traces)
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(trace.stop)}
-    out = head("chat.completion", "chatcmpl", here.model) | {"choices": [choice], "deepconf": told}
-    return out | {"usage": usage(len(prompt.token_ids), result.tokens, thought)}
-
-
-def _launch(
+def launch(
     request: Request, here: Service, body: DeepConf, prompt: Prompt, params: SamplingParams, telling: bool
 ) -> tuple[Thinking, asyncio.Future[DeepConfResult], asyncio.Queue[Any]]:
     """Start a run beside the event loop; it ends early when the client leaves. The queue brings events, then None."""
@@ -248,7 +196,7 @@ class Thinking:
             self._heed(inner)
             told = _Told(inner, self._tell, self._launched, self._config.window, self._heed, self._finished)
             self._launched += sampling.n
-            self._here.metrics.forked.inc((sampling.n - 1) * (len(prompt.token_ids) - 1))
+            self._here.metrics.forked.inc((sampling.n - 1) * max(0, len(prompt.token_ids) - 1))
             ticket = self._here.llm.loop.submit(self._here.llm.prompt(prompt), sampling, told, row)
             self._tickets.append(ticket)
             out.append(ticket.result())
@@ -332,7 +280,7 @@ class _Told:
         self._tell(event | {"mean": round(finite(window.mean), 3)})
 
 
-def _best(here: Service, result: DeepConfResult) -> int | None:
+def best_of(here: Service, result: DeepConfResult) -> int | None:
     """The most confident trace behind the answer."""
     voters = [i for i in result.voters if _agrees(here, result.answers[i], result.answer.value)]
     pool = voters or [i for i, a in enumerate(result.answers) if _agrees(here, a, result.answer.value)]
@@ -341,7 +289,7 @@ def _best(here: Service, result: DeepConfResult) -> int | None:
 
 def report(here: Service, result: DeepConfResult, seconds: float, traces: bool) -> dict[str, Any]:
     """The result as JSON. `message`: the most confident trace behind the answer, in full; traces: all of them."""
-    best = _best(here, result)
+    best = best_of(here, result)
     out = head("deepthink", "think", here.model) | {
         "answer": result.answer.value,
         "share": result.answer.share,

@@ -17,6 +17,9 @@ from starlette.requests import Request
 from h1r.engine import LLM, Event, Ticket
 from h1r.types import Prompt, SamplingParams, StopReason, Trace, Watch
 
+TOKENS = "h1r.tokens"
+"""Where a request's scope counts its tokens, for the log."""
+
 
 class Token(NamedTuple):
     """One token of trace `index` of prompt `row`. top: the likeliest (id, log p), raw logits, where asked for."""
@@ -56,6 +59,7 @@ class Flight:
         self._left = False
         self._running = 0
         self._watching: asyncio.Task[None] | None = None
+        self._counts: dict[str, int] = {} if request is None else request.scope.get(TOKENS, {})
 
     async def __aenter__(self) -> Flight:
         if self._request is not None:
@@ -79,6 +83,7 @@ class Flight:
         """Start a prompt. tokens: bring every token, not the ends alone."""
         listener = _Listener(self, row, sampling.logprobs > 0, tokens)
         self._running += 1
+        self._count("prompt_tokens", len(prompt.token_ids))
         # Ends are events too, so that a trace is known before its siblings are done.
         ticket = self._llm.loop.submit(
             self._llm.prompt(prompt), sampling, watch, row, on_event=listener if tokens else None
@@ -111,8 +116,13 @@ class Flight:
             elif isinstance(item, BaseException):
                 raise item
             else:
+                if isinstance(item, End):
+                    self._count("completion_tokens", len(item.trace.token_ids))
                 out.append(item)
         return out
+
+    def _count(self, what: str, tokens: int) -> None:
+        self._counts[what] = self._counts.get(what, 0) + tokens
 
     def put(self, *items: Any) -> None:
         """From any thread."""

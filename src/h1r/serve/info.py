@@ -13,7 +13,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import h1r
 from h1r.report import stylesheet
-from h1r.serve.completions import encode
 from h1r.serve.protocol import DetokenizeRequest, TokenizeRequest, WeightsRequest, messages
 from h1r.serve.service import Refused, need_tokenizer, service
 from h1r.text import render
@@ -53,7 +52,7 @@ def _card(request: Request) -> dict[str, Any]:
 async def health(request: Request) -> Response:
     """Live and ready: 200; shutting down: 503."""
     here = service(request)
-    ready = not here.draining
+    ready = not here.turns.draining
     return JSONResponse({"live": True, "ready": ready}, status_code=200 if ready else 503)
 
 
@@ -77,10 +76,14 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
     tokenizer = need_tokenizer(here)
     if (body.prompt is None) == (body.messages is None):
         raise Refused(400, "give either prompt or messages", "prompt")
-    if body.messages is not None:
-        ids = list(render(messages(body.messages), body.tools, tokenizer=tokenizer).token_ids)
-    else:
-        ids = encode(tokenizer, body.prompt or "", body.add_special_tokens)
+    turns, text = body.messages, body.prompt or ""
+
+    def work() -> list[int]:
+        if turns is not None:
+            return list(render(messages(turns), body.tools, tokenizer=tokenizer).token_ids)
+        return tokenizer.encode(text, body.add_special_tokens)
+
+    ids = await asyncio.to_thread(work)
     out: dict[str, Any] = {"count": len(ids), "max_model_len": here.context, "tokens": ids}
     if body.return_token_strs:
         out["token_strs"] = [tokenizer.decode([i]) for i in ids]

@@ -12,7 +12,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """Counters and histograms fed by handlers, and gauges read off the engine when asked."""
+    """Counters and histograms fed by handlers, and gauges read off the engine when asked (None: it is not here)."""
 
     def __init__(self, loop: Any, model: str) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
@@ -38,7 +38,8 @@ class Metrics:
         )
         self.saved = counter("h1r:deepconf_saved_tokens", "Tokens DeepConf did not have to write (estimate)")
         self.stopped = counter("h1r:deepconf_stopped_traces", "Traces DeepConf ended early")
-        self.registry.register(_Engine(loop, model))
+        if loop is not None:
+            self.registry.register(_Engine(loop, model))
 
     def finished(self, reason: str) -> None:
         """One trace ended."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,12 +21,16 @@ from h1r.text import Tokenizer
 from h1r.types import Prompt, SamplingParams, Trace
 
 if TYPE_CHECKING:
+    from h1r.serve.turns import Turns
     from h1r.text.grammar import Grammars
 
 log = logging.getLogger(__name__)
 
 AnswerOf = Callable[[Trace], str | None]
 Same = Callable[[str, str], bool]
+R = TypeVar("R")
+
+LONG = 1 << 16  # characters of a text that takes noticeable time to encode
 
 
 class Refused(Exception):
@@ -44,7 +49,7 @@ class Service:
     """One per app.
 
     defaults   sampling where a request is silent
-    in_flight  most requests at work or waiting; further ones get a 429
+    turns      who may go next; draining: no new requests are taken
     answer_of  a trace's final answer, same: whether two answers are equal; for /v1/deepthink
     deepconf   warm-up, share kept and window where a deepthink request is silent; all of it is told in the model's card
     """
@@ -52,13 +57,12 @@ class Service:
     llm: LLM
     model: str
     defaults: SamplingParams
-    in_flight: int
+    turns: Turns
     metrics: Metrics
     answer_of: AnswerOf | None = None
     same: Same | None = None
     deepconf: DeepConfConfig = field(default_factory=DeepConfConfig)
     running: int = 0
-    draining: bool = False
     extra_names: tuple[str, ...] = field(default=())
     _grammars: Grammars | None = field(default=None, init=False)
 
@@ -92,14 +96,31 @@ class Service:
             )
         return left
 
+    async def encoded(self, characters: int, work: Callable[[], R]) -> R:
+        """The result of `work`, which encodes a text; a long one in a thread, so that others are served meanwhile.
+
+        Raises Refused (400) for a text that no encoding brings into the context.
+        """
+        if characters > LONG:
+            most = self.context * self._longest()
+            if characters > most:
+                words = (
+                    f"the text has {characters} characters, the context of {self.context} tokens holds {most} at most"
+                )
+                raise Refused(400, f"{words}: shorten the prompt", "prompt")
+            return await asyncio.to_thread(work)
+        return work()
+
+    def _longest(self) -> int:
+        """Characters of the longest token."""
+        tokenizer = self.llm.tokenizer
+        if tokenizer is None or tokenizer.inner.normalizer is not None:
+            return 1 << 20
+        return max(len(token) for token in tokenizer.inner.get_vocab(with_added_tokens=True))
+
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count a request. Raises Refused: 503 while shutting down, 429 when too many are in flight."""
-        if self.draining:
-            raise Refused(503, "the server is shutting down; try another one", retry=5)
-        if self.running >= self.in_flight:
-            self.metrics.rejected.inc()
-            raise Refused(429, f"{self.running} requests are in flight already; try again", None, "rate_limit_error", 1)
+        """Count a request; its turn it was given by the gate."""
         self.running += 1
         try:
             yield
@@ -142,6 +163,8 @@ def as_refused(error: BaseException) -> Refused:
         return error
     if isinstance(error, (ConfigError, DataError, CheckpointError)):
         return Refused(400, str(error))
+    if isinstance(error, UnicodeError):
+        return Refused(400, "the text holds half a surrogate pair, which is no character: send valid Unicode")
     if isinstance(error, H1RError):
         return Refused(500, str(error))
     log.error("request failed", exc_info=error)

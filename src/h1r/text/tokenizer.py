@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from h1r.errors import CheckpointError, ConfigError
+from h1r.errors import CheckpointError, ConfigError, DataError
 from h1r.text import template
 
 PAD, END, IM_START, IM_END = "<|pad|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"
@@ -99,9 +99,15 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return int(self.inner.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`. Nothing is put before or after it."""
-        return list(self.inner.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Ids of `text`. Nothing is put before or after it, unless `special`: then what the tokenizer itself puts there.
+
+        Raises DataError for half a surrogate pair, which JSON can write and Unicode does not know.
+        """
+        try:
+            return list(self.inner.encode(text, add_special_tokens=special).ids)
+        except TypeError:
+            raise DataError("the text holds half a surrogate pair, which is no character: send valid Unicode") from None
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Text of ids; control tokens stay visible unless `skip_special`."""
