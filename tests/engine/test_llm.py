@@ -226,3 +226,21 @@ def test_errors_name_the_cure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         llm.generate([[1], [10**6]], SamplingParams(max_tokens=2))
     with pytest.raises(ConfigError, match="score needs"):
         llm.score([[]])
+
+
+def test_formats_of_a_gpu_are_refused_on_a_processor(folder: Path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for given, words in (
+        ({"dtype": "fp8"}, "needs a GPU"),
+        ({"kv_dtype": "fp8"}, "is for GPUs"),
+        ({"kv_dtype": "fp4"}, "one of auto, fp8"),
+        ({"state_dtype": "fp8"}, "one of float32"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            LLM(folder, **given)
+    wide, half = (LLM(folder, state_dtype=name) for name in ("float32", "bfloat16"))
+    assert half.loop.engine.runner.cache.ssm.dtype == torch.bfloat16
+    ids = [[5, 9, 11, 2]]
+    a, b = (llm.generate(ids, SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)) for llm in (wide, half))
+    assert abs(a[0][0].logprobs[0] - b[0][0].logprobs[0]) < 0.02

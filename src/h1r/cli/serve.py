@@ -28,7 +28,9 @@ def serve(
     max_model_len: int | None = typer.Option(None, help="Longest context in tokens; default: the checkpoint's."),
     max_num_seqs: int | None = typer.Option(None, help="Sequences decoded at once."),
     memory_gib: float | None = typer.Option(None, help="Memory for K/V and states; default: what is free."),
-    dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4."),
+    dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4; fp8 on a GPU."),
+    kv_cache_dtype: str = typer.Option("auto", help="Keys and values: auto (the model's), fp8 on a GPU."),
+    state_dtype: str = typer.Option("float32", help="SSM states: float32, or bfloat16, which halves them."),
     backend: str = typer.Option("own", help="own, or vllm: a proxy before the server at --url."),
     url: str = typer.Option("", help="The server behind, with --backend vllm."),
     url_key_file: str | None = typer.Option(None, help="The key that server wants."),
@@ -69,6 +71,7 @@ def serve(
         called = made.state.service.model
     else:
         options = _options(model, max_model_len, max_num_seqs, memory_gib, dtype)
+        options |= {"kv_dtype": kv_cache_dtype, "state_dtype": state_dtype}
         called = name or Path(model).name
         guards["admin_keys"] = admin
         if replicas > 1:

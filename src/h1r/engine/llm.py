@@ -52,7 +52,8 @@ class LLM:
     kernel     "native": the C++ kernel for CPUs; "torch"; "auto": native where it runs, else torch
     tokenizer  a Tokenizer, a folder, False for none; None: the checkpoint's, where it has one
     device     None: the GPU where there is one
-    options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...; kv_dtype may be "fp8"
+    options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...; kv_dtype and state_dtype also by
+               name, "fp8" among those of kv_dtype
     Raises CheckpointError for a checkpoint that is missing or does not fit.
     """
 
@@ -65,6 +66,10 @@ class LLM:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.format = _format(dtype, self.path)
         options["kv_dtype"] = _kv_dtype(options.pop("kv_dtype", None), self.device)
+        if isinstance(state := options.get("state_dtype"), str):
+            if state not in DTYPES:
+                raise ConfigError(f"state_dtype={state!r}: one of {', '.join(DTYPES)}")
+            options["state_dtype"] = DTYPES[state]
         if self.format == "fp8" and self.device.type != "cuda":
             raise ConfigError('dtype="fp8" needs a GPU that multiplies fp8: "int8" and "int4" are for CPUs')
         kernel = "torch" if options.get("exact") and kernel == "auto" else kernel
