@@ -212,3 +212,18 @@ def test_new_weights_between_two_steps_in_flight(monkeypatch: pytest.MonkeyPatch
     assert trace is not None and len(trace.token_ids) == 6
     assert trace.token_versions.count(1) in (2, 3) and sorted(trace.token_versions) == list(trace.token_versions)
     e.check_integrity()
+
+
+def test_weights_are_overwritten_where_they_lie() -> None:
+    """Folded, unfolded and fp8 (whose codes are made on the way), each tensor at its old address."""
+    for narrow in (False, True):
+        model, other = fold(build(H1, seed=1)).to(DEVICE), fold(build(H1, seed=2)).to(DEVICE)
+        model = quantised(model) if narrow else model
+        before = {k: t.data_ptr() for k, t in cuda.decoder._tensors(model, narrow).items()}
+        want = cuda.decoder._tensors(quantised(fold(build(H1, seed=2)).to(DEVICE)) if narrow else other, narrow)
+        for given in (other, build(H1, seed=2).to(DEVICE)):
+            cuda.overwrite(model, fold(build(H1, seed=3)).to(DEVICE))
+            cuda.overwrite(model, given)
+            after = cuda.decoder._tensors(model, narrow)
+            assert {k: t.data_ptr() for k, t in after.items()} == before
+            assert after.keys() == want.keys() and all(torch.equal(t, want[k]) for k, t in after.items())

@@ -22,9 +22,7 @@ def serve(
     model: str = typer.Argument("", help="A checkpoint folder or Hub id; with --backend vllm the model's name there."),
     host: str = typer.Option("127.0.0.1", help="Other addresses need --api-key-file."),
     port: int = typer.Option(8000),
-    name: str | None = typer.Option(
-        None, "--served-model-name", help="The model's name in the API; default: its folder's."
-    ),
+    name: str | None = typer.Option(None, "--served-model-name", help="Its name in the API; default: its folder's."),
     max_model_len: int | None = typer.Option(None, help="Longest context in tokens; default: the checkpoint's."),
     max_num_seqs: int | None = typer.Option(None, help="Sequences decoded at once."),
     memory_gib: float | None = typer.Option(None, help="Memory for K/V and states; default: what is free."),
@@ -70,8 +68,7 @@ def serve(
         made = _proxy(model or name, url, url_key_file, guards)
         called = made.state.service.model
     else:
-        options = _options(model, max_model_len, max_num_seqs, memory_gib, dtype)
-        options |= {"kv_dtype": kv_cache_dtype, "state_dtype": state_dtype}
+        options = _options(model, max_model_len, max_num_seqs, memory_gib, (dtype, kv_cache_dtype, state_dtype))
         called = name or Path(model).name
         guards["admin_keys"] = admin
         if replicas > 1:
@@ -83,8 +80,13 @@ def serve(
 
 
 def _options(
-    model: str, max_model_len: int | None, max_num_seqs: int | None, memory_gib: float | None, dtype: str
+    model: str,
+    max_model_len: int | None,
+    max_num_seqs: int | None,
+    memory_gib: float | None,
+    dtypes: tuple[str, str, str],
 ) -> dict[str, Any]:
+    """Of wire.load_llm. dtypes: of weights, keys and values, states."""
     if not model:
         raise ConfigError("which model? give a checkpoint folder or a Hub id")
     if max_model_len is not None and max_model_len < 2:
@@ -94,7 +96,8 @@ def _options(
         "sequences": max_num_seqs,
         "memory_bytes": int(memory_gib * 2**30) if memory_gib else None,
     }
-    return {"path": model, "dtype": dtype} | {k: v for k, v in given.items() if v is not None}
+    types = dict(zip(("dtype", "kv_dtype", "state_dtype"), dtypes, strict=True))
+    return {"path": model} | types | {k: v for k, v in given.items() if v is not None}
 
 
 def build(options: dict[str, Any], called: str, **guards: Any) -> Any:

@@ -52,8 +52,8 @@ class LLM:
     kernel     "native": the C++ kernel for CPUs; "torch"; "auto": native where it runs, else torch
     tokenizer  a Tokenizer, a folder, False for none; None: the checkpoint's, where it has one
     device     None: the GPU where there is one
-    options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...; kv_dtype and state_dtype also by
-               name, "fp8" among those of kv_dtype
+    options    EngineConfig fields: sequences, memory_bytes, page_size, chunk, context, seed, ...; kv_dtype and state_dtype
+               also by name, "fp8" among those of kv_dtype
     Raises CheckpointError for a checkpoint that is missing or does not fit.
     """
 
@@ -93,6 +93,7 @@ class LLM:
                 think=None if known is None else Marks(tuple(known.encode(OPEN)), tuple(known.encode(CLOSE))),
             )
         )  # fmt: skip
+        self.loop.call(lambda engine: engine.runner.warm())
 
     @property
     def version(self) -> int:

@@ -64,9 +64,11 @@ class Runner:
         self.decoder = self._new_decoder()
 
     def swap(self, model: Any) -> None:
-        """Other weights of the same shapes."""
-        self.model = model
-        self.decoder = self._new_decoder()
+        """Other weights of the same shapes; on a GPU they are written over the old ones, which the graphs read."""
+        if self.decoder is not None:
+            cuda.overwrite(self.model, model)
+        else:
+            self.model = model
 
     def _new_decoder(self) -> cuda.Decoder | None:
         """Decoding by the GPU's kernels, where they fit."""
@@ -89,6 +91,12 @@ class Runner:
         if not plan.decode:
             return None
         return self._decode(plan.decode) if self.decoder is None else self.decoder.logits(plan.decode)
+
+    @torch.inference_mode()
+    def warm(self) -> None:
+        """On a GPU, do now what the first requests would wait for."""
+        if self.decoder is not None and self.graphs:
+            self.decoder.warm(self.memory.slots.limit)
 
     @torch.inference_mode()
     def launch(self, plan: Plan, sampling: cuda.Sampling) -> cuda.Flight:

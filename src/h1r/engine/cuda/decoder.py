@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from h1r.engine.request import Sequence
+from h1r.model import fold
 from h1r.model.cache import Cache
 from h1r.ops import kernels
 from h1r.ops.linear.fp8 import Fp8, pack
@@ -65,6 +66,7 @@ class Decoder:
         self.written: dict[int, list[int]] = {}
         self.steps: dict[int, Replays] = {}
         self.pool: Any = None
+        self.room = torch.zeros(0, model.config.vocab_size, dtype=torch.float32, device=self.device)  # of logits
         self._last: tuple[int, list[int], bool] | None = None  # rows, traces, whether a row has a top_k and a top_p
 
     def logits(self, traces: Items[Sequence]) -> Tensor:
@@ -88,6 +90,13 @@ class Decoder:
         replays.draw(self._last[2])
         return self._bring(replays.step, list(traces))
 
+    def warm(self, most: int) -> None:
+        """Compile the kernels and capture the graphs of up to `most` rows, so that no request waits for it."""
+        for size in reversed([n for n in SIZES if n <= most] or [SIZES[0]]):
+            replays = self._replays(size)
+            replays.forward()
+            replays.draw(False)
+
     def chains(self, traces: Items[Sequence]) -> bool:
         """Whether the step before had these very traces."""
         return self._last is not None and self._last[1] == [id(s) for s in traces]
@@ -98,9 +107,7 @@ class Decoder:
         size = next(n for n in (*SIZES, len(traces)) if n >= len(traces))
         self._pages(traces)
         self._last = None
-        if size not in self.steps:
-            self.steps[size] = Replays(self, size)
-        replays = self.steps[size]
+        replays = self._replays(size)
         count = len(traces)
         whole = torch.zeros(6, size, dtype=torch.int64)
         whole[1] = -1
@@ -112,6 +119,13 @@ class Decoder:
             replays.step.reals.copy_(self._pinned(reals), non_blocking=True)
         replays.step.whole.copy_(self._pinned(whole), non_blocking=True)
         return replays
+
+    def _replays(self, size: int) -> Replays:
+        if size not in self.steps:
+            if len(self.room) < size:
+                self.room = self.room.new_zeros(size, self.room.shape[1])
+            self.steps[size] = Replays(self, size)
+        return self.steps[size]
 
     def _pages(self, traces: Items[Sequence]) -> None:
         """Bring the rows of the table up to date: only what was added to them, in one transfer."""
@@ -151,7 +165,7 @@ class Replays:
         from h1r.engine.cuda.step import Step
 
         self.decoder = decoder
-        self.step = Step(decoder.model, decoder.cache, decoder.table, size)
+        self.step = Step(decoder.model, decoder.cache, decoder.table, size, decoder.room)
         self.calls: dict[str, Callable[[], None]] = {}
 
     def forward(self) -> None:
@@ -187,16 +201,41 @@ class Replays:
 def quantised(model: Any) -> Any:
     """A folded model with every matrix of its layers in fp8; embedding and head stay as they are."""
     for layer in model.layers:
-        given = dict(layer.folded.items())
+        given = _packed(layer.folded)
         del layer.folded  # a module's parameters cannot become a plain dictionary in place
-        layer.folded = {k: pack(t.data) if t.dim() == 2 and min(t.shape) > 16 else t for k, t in given.items()}
+        layer.folded = given
     return model
+
+
+def _packed(folded: Any) -> dict[str, Any]:
+    return {k: pack(t.data) if t.dim() == 2 and min(t.shape) > 16 else t for k, t in folded.items()}
 
 
 def nbytes(model: Any) -> int:
     """Bytes of all weights, an embedding that is a gather included."""
-    held = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    for layer in model.layers:
-        if isinstance(layer.folded, dict):  # fp8
-            held |= {id(p): p for t in layer.folded.values() for p in (t[:2] if isinstance(t, Fp8) else (t,))}
-    return sum(t.numel() * t.element_size() for t in held.values())
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in _tensors(model).values()}.values())
+
+
+@torch.no_grad()
+def overwrite(model: Any, other: Any) -> None:
+    """Write the weights of `other`, a model of the same kind, into `model`, whose tensors keep their addresses."""
+    if other.layers[0].folded is None:
+        other = fold(other, model.embed_tokens.weight.dtype)
+    narrow = isinstance(model.layers[0].folded, dict)
+    given = _tensors(other, narrow)
+    for name, tensor in _tensors(model, narrow).items():
+        tensor.copy_(given[name])
+
+
+def _tensors(model: Any, narrow: bool = False) -> dict[str, Tensor]:
+    """All weights by name; narrow: the layers' in fp8, which are no parameters."""
+    out: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for index, layer in enumerate(model.layers):
+        folded = layer.folded
+        if narrow and not isinstance(folded, dict):
+            folded = _packed(folded)
+        if isinstance(folded, dict):
+            for name, t in folded.items():
+                for part, tensor in enumerate(t[:2] if isinstance(t, Fp8) else (t,)):
+                    out[f"fp8.{index}.{name}.{part}"] = tensor
+    return {k: t for k, t in out.items() if not (narrow and ".folded." in k)}

@@ -31,7 +31,8 @@ class Step:
     """Buffers for B rows. whole [6,B] int64: tokens, positions, slots, top_k, keys, first; reals [3,B] fp32: temperature,
     top_p, min_p; logits [B,V] fp32; numbers [B,4] fp32 (see draw)."""
 
-    def __init__(self, model: Any, cache: Cache, table: Tensor, rows: int) -> None:
+    def __init__(self, model: Any, cache: Cache, table: Tensor, rows: int, logits: Tensor) -> None:
+        """logits: room for them, [rows or more, V]; steps that do not overlap may share it."""
         c = model.config
         self.model, self.cache, self.table, self.rows, self.config = model, cache, table, rows, c
         device, self.dtype = table.device, _dtype(model)
@@ -41,7 +42,7 @@ class Step:
         self.reals = torch.ones(3, rows, dtype=torch.float32, device=device)
         self.drawn = torch.zeros(rows, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(rows, 4, dtype=torch.float32, device=device)
-        self.logits = torch.zeros(rows, c.vocab_size, dtype=torch.float32, device=device)
+        self.logits = logits[:rows]
         self.weights = [layer.weights() for layer in model.layers]
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None  # the mixer beside attention
         processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
