@@ -175,6 +175,23 @@ def test_openai_dialect_refuses_what_it_cannot_say() -> None:
         )
 
 
+def test_thinking_fields_travel_to_our_server_and_are_refused_elsewhere() -> None:
+    def sent(dialect: str, sampling: SamplingParams) -> dict[str, Any]:
+        return body(CHAT, sampling, model="m", dialect=dialect, k=0, n=1, seed=None, stream=False)  # type: ignore[arg-type]
+
+    own = SamplingParams(thinking_budget=9, thinking_landing=3, answer_reserve=5, loop_breaker=True)
+    got = sent("h1r", own)
+    want = {"thinking_token_budget": 9, "thinking_landing": 3, "answer_reserve": 5, "loop_breaker": True}
+    assert {k: got.get(k) for k in want} == want
+    assert sent("vllm", SamplingParams(thinking_budget=0))["thinking_token_budget"] == 0
+    with pytest.raises(ConfigError, match="thinking_landing, answer_reserve, loop_breaker: only our own"):
+        sent("vllm", own)
+    with pytest.raises(ConfigError, match="thinking_token_budget: the OpenAI API"):
+        sent("openai", SamplingParams(thinking_budget=9))
+    with pytest.raises(ConfigError, match="response_format"):
+        sent("h1r", SamplingParams(grammar=object()))  # type: ignore[arg-type]
+
+
 def test_seeds_differ_per_prompt_and_trace() -> None:
     seeds = {derive_seed(7, j, i) for j in range(40) for i in range(40)}
     assert len(seeds) == 1600 and derive_seed(7, 0, 0) == 7 and derive_seed(None, 3, 4) is None

@@ -190,6 +190,16 @@ def test_penalties_bias_and_their_counts() -> None:
     assert int(sampler.counts[0].sum()) == 13
 
 
+def test_a_plain_row_keeps_its_exact_number_beside_a_biased_one() -> None:
+    logits = torch.randn(2, V, generator=torch.Generator().manual_seed(3)) * 3
+    plain, biased = sequences(2, SamplingParams(max_tokens=50))
+    biased = sequences(2, SamplingParams(max_tokens=50, logit_bias={5: 2.0}))[1]
+    draws = Sampler(V, CPU).draw(logits, [plain, biased])
+    assert draws.logprobs[0] == draws.raw_logprobs[0] and draws.logprobs[1] != draws.raw_logprobs[1]
+    alone = Sampler(V, CPU).draw(logits[:1], [plain])
+    assert (draws.token_ids[0], draws.logprobs[0]) == (alone.token_ids[0], alone.logprobs[0])
+
+
 def test_penalise_is_identity_at_neutral() -> None:
     x = torch.randn(2, V, generator=torch.Generator().manual_seed(2))
     counts = torch.ones(2, V, dtype=torch.int32)

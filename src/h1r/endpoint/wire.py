@@ -100,6 +100,18 @@ def _extensions(sampling: SamplingParams, dialect: Dialect, chat: bool) -> dict[
         out["stop_token_ids"] = list(sampling.stop_ids)
     if sampling.ignore_eos:
         out["ignore_eos"] = True
+    if sampling.thinking_budget is not None:
+        out["thinking_token_budget"] = sampling.thinking_budget
+    own = {
+        name: getattr(sampling, name)
+        for name in ("thinking_landing", "answer_reserve", "loop_breaker")
+        if getattr(sampling, name) not in (None, 0, False)
+    }
+    if dialect != "h1r" and own:
+        raise ConfigError(f"{', '.join(own)}: only our own server has such fields; use dialect='h1r' if this is one")
+    if sampling.grammar is not None:
+        raise ConfigError("grammar: masks cannot travel; ask the server for response_format or structured_outputs")
+    out |= own
     if dialect == "openai":
         if out:
             raise ConfigError(

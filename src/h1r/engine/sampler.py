@@ -87,8 +87,10 @@ class Sampler:
             tokens[list(forced)] = torch.tensor(list(forced.values()), device=self.device)
         raw = logits.gather(1, tokens[:, None])[:, 0] - lse
         # Where nothing was changed or cut, the two are one number: the trainer's own form of it.
-        plain = (reals[:, :3] == (1, 1, 0)).all(1) & (whole[:, 0] == 0)
-        if adjusted is logits and plain.any():
+        plain = (reals == (1, 1, 0, 1, 0, 0)).all(1) & (whole[:, 0] == 0)
+        if adjusted is not logits:
+            plain &= [s.allowed is None and not _bias(s) for s in sequences]
+        if plain.any():
             logprobs = torch.where(torch.from_numpy(plain).to(self.device), raw, logprobs)
         if forced:
             logprobs[list(forced)] = raw[list(forced)]
