@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,3 +311,26 @@ def test_draw_is_the_samplers(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> No
     assert (got[:, 1] - raw).abs().max() < 1e-5
     assert (got[:, 2] - (z.logsumexp(-1) - z.topk(20).values.mean(-1))).abs().max() < 1e-5
     assert (got[:, 3] - z.logsumexp(-1)).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_kernel_compiles_for_hopper() -> None:
+    """Without a GPU; half a minute. Registers are told, and what spills is known."""
+    program = Path(__file__).parent / "compile_program.py"
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {name for name, *_ in lines} >= {
+        "_split",
+        "_step",
+        "_outputs",
+        "_carry",
+        "_narrow",
+        "_pick",
+        "_product",
+        "_conv",
+    }
+    spilled = {name for name, _, stack in lines if int(stack) > 0}
+    assert spilled <= {"_split"}, f"these spill: {spilled}"
