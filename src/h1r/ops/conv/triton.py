@@ -22,7 +22,7 @@ def conv(
     assert u.stride(1) == 1
     weight = weight.contiguous()
     out = torch.empty(tokens, channels, dtype=u.dtype, device=u.device)
-    rows, block = 16, min(256, triton.next_power_of_2(channels))
+    rows, block = 16, min(128, triton.next_power_of_2(channels))
     _conv[(triton.cdiv(tokens, rows), triton.cdiv(channels, block))](
         u, weight, bias, state, layout.starts, layout.segments, out, u.stride(0),
         *(state.stride() if state is not None else (0, 0, 0)), tokens, channels, K=width, ROWS=rows, BLOCK=block,
