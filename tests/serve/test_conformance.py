@@ -98,12 +98,9 @@ def test_openai_tools_are_offered(client):
     assert client.chat.completions.create(model="tiny", messages=turns, tools=[TOOL], **GREEDY).choices
 
 
-# Grammars are not served by this build; remove the marks when they are.
-constrained = pytest.mark.xfail(strict=True, reason="response_format and forced tools are refused")
 UNTHINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
-@constrained
 def test_openai_forced_tool(client):
     answer = client.chat.completions.create(
         model="tiny", messages=MESSAGES, tools=[TOOL], tool_choice="required", max_tokens=200, extra_body=UNTHINKING
@@ -112,7 +109,6 @@ def test_openai_forced_tool(client):
     assert call.function.name == "add" and isinstance(json.loads(call.function.arguments)["fast"], bool)
 
 
-@constrained
 def test_openai_typed_parse(client):
     class Verdict(pydantic.BaseModel):
         right: bool
@@ -174,11 +170,7 @@ def test_lm_eval_scores_and_generates(url: str, llm: LLM, checkpoint: Path, tmp_
         assert sample["resps"][0][0] == llm.tokenizer.decode(want.token_ids, skip_special=True)
 
 
-# Its streams ask for a usage in every chunk, which this build refuses; remove the mark when it does not.
-every_chunk = pytest.mark.xfail(strict=True, reason="stream_options.continuous_usage_stats is refused")
-
-
-@pytest.mark.parametrize("streamed", ["false", pytest.param("true", marks=every_chunk)])
+@pytest.mark.parametrize("streamed", ["false", "true"])
 def test_guidellm_counts_what_we_wrote(url: str, checkpoint: Path, tmp_path: Path, streamed: str):
     """A load client: 24 requests, 6 at once, every one answered with the tokens asked for."""
     pytest.importorskip("guidellm")

@@ -372,3 +372,16 @@ def test_page_is_self_contained(client: TestClient):
     # SVG's name is an address that nobody fetches
     text = page.text.replace("http://www.w3.org/2000/svg", "")
     assert "http://" not in text and "https://" not in text
+
+
+def test_every_chunk_may_count(client: TestClient):
+    """Counts grow with the tokens, choice by choice, and end at those of the whole."""
+    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    for path, ask in (("/v1/chat/completions", {"messages": MESSAGES}), ("/v1/completions", {"prompt": [5, 6, 7]})):
+        chunks = stream(client, path, ask | GREEDY | options | {"n": 2, "stream": True})
+        *told, last = chunks
+        for index in (0, 1):
+            counts = [c["usage"]["completion_tokens"] for c in told if c["choices"][0]["index"] == index]
+            assert counts == sorted(counts) and counts[-1] == 24
+        assert last["choices"] == [] and last["usage"]["completion_tokens"] == 48
+        assert {c["usage"]["prompt_tokens"] for c in chunks} == {last["usage"]["prompt_tokens"]}

@@ -141,7 +141,8 @@ class _Answer:
                 ended["stop_reason"] = voice.scan.hit
             if trace.reasoning_stop:
                 ended["reasoning_stop"] = trace.reasoning_stop
-            return [*(self._chunk(event.index, delta, []) if delta else []), self.head | {"choices": [ended]}]
+            said = self._chunk(event.index, delta, []) if delta else []
+            return [*said, self.head | {"choices": [ended]} | self._so_far(length)]
         self.choices[event.index] = self._choice(voice, kept, event.index)
         return []
 
@@ -178,10 +179,13 @@ class _Answer:
                 "confidence": [t.confidence for t in tokens],
                 "version": self.here.llm.version,
             }
-        chunk = self.head | {"choices": [choice]}
+        chunk = self.head | {"choices": [choice]} | self._so_far(len(self.voices[index].tokens))
         if new and body.return_token_ids:
             chunk["prompt_token_ids"] = list(self.prompt.token_ids)
         return [chunk]
+
+    def _so_far(self, length: int) -> dict[str, Any]:
+        return {"usage": answers.usage(len(self.prompt.token_ids), length)} if self.body.counts_always else {}
 
     def _choice(self, voice: Voice, trace: Trace, index: int) -> dict[str, Any]:
         body = self.body

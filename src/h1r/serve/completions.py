@@ -90,6 +90,7 @@ class _Answer:
         self.hidden = control_ids(self.tokenizer) if body.skip_special_tokens and self.tokenizer else frozenset[int]()
         self.begun = time.monotonic()
         self.first: float | None = None
+        self.written: dict[int, int] = {}
 
     def chunks(self, events: Sequence[Token | End]) -> list[dict[str, Any]]:
         """Chunks for these events; a choice's tokens that came together travel together."""
@@ -121,6 +122,7 @@ class _Answer:
 
     def _chunk(self, place: int, tokens: Sequence[Token], ended: Trace | None) -> list[dict[str, Any]]:
         body = self.body
+        self.written[place] = self.written.get(place, 0) + len(tokens)
         text = "".join(t.text for t in tokens if t.token_id not in self.hidden)
         self.heard[place] = self.heard.get(place, 0) + sum(len(t.text) for t in tokens)
         if ended is not None:
@@ -155,7 +157,11 @@ class _Answer:
                 "confidence": [t.confidence for t in tokens],
                 "version": self.here.llm.version,
             }
-        return [self.head | {"choices": [choice]}]
+        chunk = self.head | {"choices": [choice]}
+        if body.counts_always:
+            length = self.written[place] if ended is None else len(ended.token_ids)
+            chunk["usage"] = answers.usage(len(self.prompts[place // body.n].token_ids), length)
+        return [chunk]
 
     def _choice(self, place: int, row: int, trace: Trace) -> dict[str, Any]:
         body = self.body

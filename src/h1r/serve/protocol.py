@@ -20,8 +20,10 @@ Ids = list[Annotated[int, Field(ge=0)]]
 
 
 class StreamOptions(Strict):
+    """include_usage: a last chunk with the counts; continuous_usage_stats: every chunk has those of its choice so far."""
+
     include_usage: bool = False
-    continuous_usage_stats: Literal[False] = False
+    continuous_usage_stats: bool = False
 
 
 class Sampling(Strict):
@@ -96,6 +98,10 @@ class Sampling(Strict):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def counts_always(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
 
 class Turn(BaseModel):
