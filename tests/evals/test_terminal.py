@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
@@ -83,6 +84,9 @@ def test_a_terminal_shows_what_is_new_and_what_was_redrawn(shell):
     shell.send("echo back\n", 0.3)
     assert "back" in shell.new()
     shell.send("exit\n", 0.5)
+    patience = time.monotonic() + 20
+    while shell.alive and time.monotonic() < patience:
+        time.sleep(0.05)
     assert not shell.alive
     shell.send("echo nobody\n", 0.1)
 
