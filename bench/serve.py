@@ -161,7 +161,8 @@ async def over_http(url: str, load: Load, vocab: int, seed: int) -> Turn:
     lasts: list[float] = []
     body = {"max_tokens": load.tokens, "temperature": 0, "ignore_eos": True, "stream": True}
     body["stream_options"] = {"include_usage": True}
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=load.clients)
+    # a connection per request: llama-server closes idle ones, now and then just as the next request is sent
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
 
         async def work(number: int) -> None:
