@@ -347,3 +347,14 @@ def test_turns_go_to_who_has_least():
     asyncio.run(scene())
     with pytest.raises(ConfigError, match="at_work"):
         Limits(at_work=0)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/deepthink"])
+def test_a_message_that_cannot_fit_is_refused_unread(llm: LLM, path: str):
+    """Ten megabytes of one word would take half a minute to encode, in which nobody else is served."""
+    with served(llm, answer_of=lambda trace: trace.content, same=lambda a, b: a == b) as url:
+        begun = time.monotonic()
+        messages = [{"role": "user", "content": "word " * 2_000_000}]
+        got = httpx2.post(f"{url}{path}", json={"messages": messages}, timeout=60)
+        assert got.status_code == 400 and "shorten the prompt" in got.json()["error"]["message"]
+        assert time.monotonic() - begun < 10

@@ -18,7 +18,7 @@ from h1r.serve import answers
 from h1r.serve.bind import Rule, rule_of
 from h1r.serve.deepchat import chat_answer
 from h1r.serve.flight import End, Flight, Token, finish_reason
-from h1r.serve.protocol import ChatRequest, messages, sampling
+from h1r.serve.protocol import ChatRequest, characters, messages, sampling
 from h1r.serve.service import Service, need_tokenizer, service
 from h1r.serve.stream import streamed
 from h1r.serve.voice import Voice
@@ -36,7 +36,8 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     here.check_model(body.model)
     tokenizer = need_tokenizer(here)
     tools = body.tools if body.tool_choice != "none" else []
-    prompt = render(messages(body.messages), tools, body.thinking, tokenizer=tokenizer)
+    said = messages(body.messages)
+    prompt = await here.encoded(characters(said), lambda: render(said, tools, body.thinking, tokenizer=tokenizer))
     room = here.room(prompt)
     rule = await rule_of(here, body)
     params = replace(sampling(body, here.defaults, room, rule.grammar), stop=())

@@ -32,7 +32,7 @@ from h1r.search import (
 )
 from h1r.serve.answers import finite, head
 from h1r.serve.flight import Gone
-from h1r.serve.protocol import DeepConf, DeepThinkRequest, messages
+from h1r.serve.protocol import DeepConf, DeepThinkRequest, characters, messages
 from h1r.serve.service import Refused, Service, as_refused, error_body, service
 from h1r.serve.stream import HEADERS, frame
 from h1r.types import Answer, Prompt, SamplingParams, StopReason, Trace, Watch
@@ -54,7 +54,8 @@ async def deepthink(request: Request, body: DeepThinkRequest) -> Response:
         raise Refused(
             501, "this server was started without a way to read answers: deepthink is off", kind="server_error"
         )
-    prompt = here.llm.prompt(Prompt(messages=tuple(messages(body.messages))))
+    said = Prompt(messages=tuple(messages(body.messages)))
+    prompt = await here.encoded(characters(said.messages), lambda: here.llm.prompt(said))
     room = here.room(prompt)
     params = SamplingParams(
         temperature=body.temperature,

@@ -318,6 +318,11 @@ def messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     return [turn.model_dump(exclude_none=True) for turn in turns]
 
 
+def characters(said: Sequence[Mapping[str, Any]]) -> int:
+    """Of all that messages say."""
+    return sum(len(str(value)) for message in said for value in message.values())
+
+
 def explain(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str | None]:
     """(sentence, field) for pydantic's findings about a body."""
     first = errors[0]
