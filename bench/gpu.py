@@ -413,7 +413,8 @@ def transformers(results: dict[str, Any], quick: bool) -> dict[str, Any]:
     shape = PRESETS["7b"]
     assert isinstance(shape, H1Config)
     names = [f.name for f in dataclasses.fields(shape) if f.name not in ("dtype",)]
-    config = FalconH1Config(**{n: getattr(shape, n) for n in names if n != "head_dim"}, head_dim=shape.head_dim)
+    given = {n: getattr(shape, n) for n in names}
+    config = FalconH1Config(**{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()})
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(DEVICE):

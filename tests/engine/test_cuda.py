@@ -220,8 +220,9 @@ def test_weights_are_overwritten_where_they_lie() -> None:
         model, other = fold(build(H1, seed=1)).to(DEVICE), fold(build(H1, seed=2)).to(DEVICE)
         model = quantised(model) if narrow else model
         before = {k: t.data_ptr() for k, t in cuda.decoder._tensors(model, narrow).items()}
-        want = cuda.decoder._tensors(quantised(fold(build(H1, seed=2)).to(DEVICE)) if narrow else other, narrow)
         for given in (other, build(H1, seed=2).to(DEVICE)):
+            made_alike = fold(build(H1, seed=2)).to(DEVICE) if given is other else fold(given)
+            want = cuda.decoder._tensors(quantised(made_alike) if narrow else made_alike, narrow)
             cuda.overwrite(model, fold(build(H1, seed=3)).to(DEVICE))
             cuda.overwrite(model, given)
             after = cuda.decoder._tensors(model, narrow)
