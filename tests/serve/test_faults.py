@@ -252,7 +252,7 @@ def test_log_knows_tokens_and_no_words(llm: LLM, tmp_path: Path):
             headers = {"authorization": "Bearer a-long-secret"}
             httpx2.post(f"{url}/v1/chat/completions", json=ask, headers=headers, timeout=20)
             httpx2.post(f"{url}/v1/chat/completions", json=ask, timeout=20)
-            record.flush()
+            until(lambda r=record: (r.flush(), r.path.read_text().count("\n") == 2)[1])
     first, second = (json.loads(line) for line in quiet.path.read_text().splitlines())
     assert (first["status"], first["completion_tokens"], first["path"]) == (200, 5, "/v1/chat/completions")
     assert first["prompt_tokens"] > 5 and first["seconds"] > 0 and len(first["client"]) == 8
