@@ -228,3 +228,30 @@ def test_weights_are_overwritten_where_they_lie() -> None:
             after = cuda.decoder._tensors(model, narrow)
             assert {k: t.data_ptr() for k, t in after.items()} == before
             assert after.keys() == want.keys() and all(torch.equal(t, want[k]) for k, t in after.items())
+
+
+def test_the_state_kept_of_a_turn_has_the_tokens_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace that stops has one more token computed by the step in flight; the next turn goes on from exactly that."""
+    small = replace(H1, num_hidden_layers=1)
+    options = {"page_size": PAGE, "sequences": 4, "seed": 0, "memory_bytes": 1 << 22}
+    first, answers = tuple(range(5, 5 + 66)), []
+    for fast, prefixes in ((False, 0), (True, 2)):
+        monkeypatch.setattr(cuda, "fits", lambda model, page, fast=fast: fast)
+        e = Engine(made(small), small, EngineConfig(**options, prefixes=prefixes))  # type: ignore[arg-type]
+
+        def ask(ids: tuple[int, ...], count: int, stop: tuple[int, ...] = (), e: Engine = e) -> Trace:
+            e.add(Prompt(token_ids=ids), SamplingParams(temperature=0.0, max_tokens=count, stop_ids=stop))
+            (trace,) = [event.trace for _ in range(40) if e.busy for event in e.step() if event.trace is not None]
+            return trace
+
+        prompt = tuple(i % V for i in first)
+        turn = ask(prompt, 4).token_ids if not answers else answers[0]
+        again = ask(prompt, 9, stop=(turn[3],))
+        hits = e.scheduler.prefixes.hits
+        more = ask((*prompt, *again.token_ids, 7, 8), 3)
+        if fast:
+            assert e.scheduler.prefixes.hits == hits + 1
+        answers += [turn, again.token_ids, more.token_ids, more.logprobs]
+        e.check_integrity()
+    assert answers[0:3] == answers[4:7]
+    assert np.abs(np.array(answers[3]) - np.array(answers[7])).max() < 1e-4

@@ -68,9 +68,8 @@ class Engine:
         self.live: dict[int, dict[int, Sequence]] = {}
         self.failures: dict[int, Exception] = {}
         self._events: list[Event] = []
-        self._flight: tuple[Flight, int] | None = (
-            None  # a step whose tokens are not known yet, and its weights' version
-        )
+        # a step whose tokens are not known yet, and its weights' version
+        self._flight: tuple[Flight, int] | None = None
         self._added = 0
 
     @property
@@ -157,8 +156,10 @@ class Engine:
         self.version = version
 
     def drop_prefixes(self) -> None:
-        """Forget the kept states of prompt beginnings; they belong to the weights that computed them."""
+        """Forget the kept states of prompt beginnings, and those to come of requests in flight; they belong to the weights
+        that computed them."""
         self.scheduler.prefixes.clear()
+        self.scheduler.fresh = self._added
 
     def check_integrity(self) -> None:
         """When idle: no queue holds anything, only kept prefixes own pages and slots, every other number is free once."""
@@ -281,6 +282,8 @@ class Engine:
         """End a trace: its memory is free at once, its Trace goes to the watch and into the events."""
         request = s.request
         s.stop = s.stop or reason
+        if self._flight is not None and any(s is t for t in self._flight[0].traces):
+            s.length += 1  # the step in flight computes its last token as well: memory is that much further
         # One trace that came to its end is a turn of a conversation that may go on.
         self.scheduler.drop(s, keep=reason is StopReason.STOP and request.sampling.n == 1)
         live = self.live[request.id]

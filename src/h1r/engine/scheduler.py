@@ -74,13 +74,14 @@ class Scheduler:
     chunk     the most prompt tokens one step computes
     settle    keep sequences side by side in the pools
     prefixes  how many snapshots of prefixes are kept at most
+    fresh     requests with a smaller id began under other weights: no state of theirs is kept
     forked    prompt tokens that traces took over from their stem instead of computing them
     """
 
     def __init__(self, memory: Memory, chunk: int, settle: bool = True, prefixes: int = 0) -> None:
         self.memory, self.chunk, self.settle = memory, chunk, settle
         self.prefixes = Prefixes(memory, min(prefixes, memory.slots.limit - 1))
-        self.forked = 0
+        self.forked = self.fresh = 0
         self.waiting: deque[Request] = deque()
         self.resident: list[Sequence] = []  # in memory, oldest first
         self.parked: list[Sequence] = []  # copied out, oldest first
@@ -119,7 +120,7 @@ class Scheduler:
         if self.waiting or self.parked or len(self.resident) != len(traces) or any(s.slot < 0 for s in traces):
             return False
         short = [s for s in traces if s.length + 1 == len(s.pages) * size]
-        if len(short) > pages.available:
+        if len(short) > len(pages.free):
             return False
         for s in short:
             s.pages.append(pages.take())
@@ -181,7 +182,7 @@ class Scheduler:
         for stem in [s for s in self.resident if s.is_stem and s.length in s.request.marks]:
             tokens = tuple(stem.request.prompt.token_ids[: stem.length])
             shared, used = divmod(stem.length, memory.page_size)
-            if not prefixes.wanted(stem.length) or prefixes.touch(tokens):
+            if stem.request.id < self.fresh or not prefixes.wanted(stem.length) or prefixes.touch(tokens):
                 continue
             if not prefixes.make_room(1, 1 if used else 0):
                 continue
@@ -346,7 +347,9 @@ class Scheduler:
         memory, prefixes = self.memory, self.prefixes
         written = sequence.length - sequence.request.prompt_length
         tokens = (*sequence.request.prompt.token_ids, *sequence.token_ids[: max(written, 0)])
-        if written < 0 or not prefixes.wanted(sequence.length) or prefixes.touch(tokens):
+        if sequence.request.id < self.fresh or written < 0:
+            return False
+        if not prefixes.wanted(sequence.length) or prefixes.touch(tokens):
             return False
         used = memory.pages_for(sequence.length)
         for page in sequence.pages[used:]:

@@ -1,8 +1,8 @@
 """Decode steps for the runner: rows up, a graph replayed, tokens back, with at most one step ahead of the host.
 
-Graphs are captured when a number of rows is first needed, one for each of SIZES; a step of fewer rows fills up with
-padding. `launch` returns at once; `Flight.wait` brings its tokens. `launch(chain=True)` repeats the flight before it with
-the tokens that it drew, which the host need not have seen.
+Graphs are captured by `warm`, or when a number of rows is first needed, one for each of SIZES; a step of fewer rows fills
+up with padding. `launch` returns at once; `Flight.wait` brings its tokens. Without `sampling`, `launch` repeats the flight
+before it with the tokens that it drew, which the host need not have seen.
 """
 
 from __future__ import annotations
