@@ -125,6 +125,22 @@ def test_new_weights_forget_everything() -> None:
     assert list(got.token_ids) == continued(FOLDED[H1Config][1], ids, 8)
 
 
+def test_nothing_is_kept_of_what_began_under_other_weights() -> None:
+    """A trace that is under way at the swap and stops after it leaves a state of two models, which no prompt may begin with."""
+    ids = tokens(3, LEAST + 10)
+    stop = SamplingParams(temperature=0, max_tokens=40, stop_ids=tuple(range(V)), n=1)
+    e = engine()
+    e.add(Prompt(token_ids=tuple(ids)), stop)
+    while not any(s.length >= len(ids) - 1 for s in e.scheduler.resident):
+        e.step()
+    e.swap(FOLDED[H1Config][1], 1)
+    while e.busy:
+        e.step()
+    assert not e.scheduler.prefixes.kept
+    run(e, ids)
+    assert e.scheduler.prefixes.hits == 0 and e.scheduler.prefixes.kept
+
+
 def test_the_bound_holds_and_the_longest_unused_goes_first() -> None:
     e = engine("torch", prefixes=2)
     a, b, c = (tokens(s, 100) for s in (7, 8, 9))
