@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_subject import DEVICE, PAGE, Subject, random_model, seconds
 
 from h1r.bench import roofline
 from h1r.engine import Engine, EngineConfig
@@ -36,8 +37,6 @@ from h1r.model.initial import empty
 from h1r.ops import Layout
 from h1r.types import Prompt, SamplingParams
 
-PAGE = 64
-DEVICE = torch.device("cuda")
 WIDTHS = {torch.bfloat16: 2.0, torch.float32: 4.0, torch.float8_e4m3fn: 1.0}
 SETTINGS = ((512, 32768, 32), (512, 32768, 64), (8192, 16384, 64), (8192, 16384, 128))
 
@@ -48,11 +47,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--quick", action="store_true", help="fewer depths and repeats")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no CUDA device here; on a CPU, use `h1r bench` and bench/peers.py")
     results: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     known: dict[str, Callable[[dict[str, Any], bool], Any]] = {
         "machine": machine, "check": check, "decode": decode, "baseline": baseline, "engine": engine, "prefill": prefill,
         "long": long, "train": train, "confirm": confirm, "transformers": transformers, "pieces": pieces,
     }  # fmt: skip
+    unknown = [part for part in args.parts.split(",") if part not in known]
+    if unknown:
+        parser.error(f"--parts: no part {', '.join(unknown)}; known are {', '.join(known)}")
     args.out.mkdir(parents=True, exist_ok=True)
     for part in args.parts.split(","):
         begin = time.time()
@@ -66,20 +70,6 @@ def main() -> None:
         (args.out / "gpu.json").write_text(json.dumps(results, indent=1, default=str))
 
 
-def seconds(work: Callable[[], Any], repeats: int = 10, warm: int = 3) -> float:
-    """Median seconds of one call, by events."""
-    for _ in range(warm):
-        work()
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        work()
-        mark.record()
-    torch.cuda.synchronize()
-    each = sorted(a.elapsed_time(b) / 1e3 for a, b in pairwise(marks))
-    return each[len(each) // 2]
-
-
 def machine(_: dict[str, Any], quick: bool) -> dict[str, float]:
     """Bytes a second of a copy (read and written), and operations a second of a large bf16 product."""
     a = torch.empty(1 << 30, dtype=torch.float32, device=DEVICE).normal_()
@@ -90,78 +80,6 @@ def machine(_: dict[str, Any], quick: bool) -> dict[str, float]:
     peak = 2 * 8192**3 / seconds(lambda: m @ m)
     free, total = torch.cuda.mem_get_info()
     return {"copy": copy, "peak": peak, "memory": total, "free": free}
-
-
-def random_model(config: Any, layers: int = 0) -> Any:
-    """A folded model of a config's shape with random weights, made on the device."""
-    config = dataclasses.replace(config, num_hidden_layers=layers or config.num_hidden_layers, dtype="bfloat16")
-    with torch.device("meta"):
-        model = empty(config)
-        shapes = {k: v.shape for k, v in model.layers[0].weights()._asdict().items() if v is not None}
-    generator = torch.Generator(DEVICE).manual_seed(0)
-
-    def draw(shape: torch.Size, deviation: float, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=DEVICE, dtype=dtype) * deviation
-
-    for layer in model.layers:
-        layer.folded = {
-            name: draw(shape, shape[1] ** -0.5 * (0.1 if name in ("leave", "down") else 1.0))
-            if len(shape) == 2 and min(shape) > 16 else draw(shape, 0.3, torch.float32)
-            for name, shape in shapes.items()
-        }  # fmt: skip
-        if "a" in layer.folded:
-            layer.folded["a"] = -torch.rand(shapes["a"], device=DEVICE) * 8 - 1
-            layer.folded["dt_bias"] = torch.rand(shapes["dt_bias"], device=DEVICE) * 3 - 6
-        for name in ("input_layernorm", "pre_ff_layernorm", "mamba", "self_attn", "feed_forward",
-                     "post_attention_layernorm", "mlp"):  # fmt: skip
-            if hasattr(layer, name):
-                delattr(layer, name)
-    for name, parameter in list(model.named_parameters()):
-        module, _, leaf = name.rpartition(".")
-        value = draw(parameter.shape, 0.02) if parameter.dim() == 2 else torch.ones(parameter.shape, device=DEVICE)
-        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(value.to(torch.bfloat16), requires_grad=False))
-    return model.eval(), config
-
-
-class Subject:
-    """A decoder whose sequences have full caches of random numbers, without the work of computing them."""
-
-    def __init__(self, model: Any, config: Any, batch: int, depth: int, kv: torch.dtype, state: torch.dtype) -> None:
-        each = -(-(depth + 256) // PAGE)
-        self.model, self.batch, self.each = model, batch, each
-        self.cache = Cache(config, batch * each, PAGE, batch, torch.bfloat16, state, DEVICE, kv)
-        for layer in range(config.num_hidden_layers):
-            for t in (self.cache.k[layer], self.cache.v[layer]):
-                if kv == torch.float8_e4m3fn:
-                    t.view(torch.uint8).random_(0, 120)
-                else:
-                    t.normal_()
-        if self.cache.ssm is not None and self.cache.conv is not None:
-            self.cache.ssm.normal_()
-            self.cache.conv.normal_()
-        self.decoder = Decoder(model, self.cache, batch, each)
-
-    def rows(self, depth: int) -> list[Sequence]:
-        out = []
-        for i in range(self.batch):
-            request = Request(id=i, prompt=Prompt(token_ids=(7,)), sampling=SamplingParams(), seed=i, limit=1 << 20)
-            pages = list(range(i * self.each, (i + 1) * self.each))
-            s = Sequence(request=request, index=0, slot=i, pages=pages, length=depth)
-            s.token_ids.append(11 + i)
-            out.append(s)
-        return out
-
-    def step_seconds(self, depth: int, repeats: int) -> float:
-        """Of one step in a chain, head and draw included, `depth` tokens cached when it begins."""
-        import numpy as np
-
-        from h1r.engine.cuda import Sampling
-
-        rows = self.rows(depth)
-        reals = np.tile(np.array([[0.6], [0.95], [0.0]], np.float32), (1, self.batch))
-        whole = np.stack([np.zeros(self.batch), np.arange(self.batch), np.zeros(self.batch)]).astype(np.int64)
-        self.decoder.launch(rows, Sampling(reals, whole)).wait()
-        return seconds(lambda: self.decoder.launch(rows, None), repeats, 2)
 
 
 def widths(weights: str, kv: torch.dtype, state: torch.dtype) -> roofline.Widths:
@@ -332,6 +250,7 @@ def long(results: dict[str, Any], quick: bool) -> dict[str, Any]:
     """262,144 tokens of one sequence on the 7B shape: chunks of the prompt at several depths, and decoding at the end."""
     model, config = random_model(PRESETS["7b"])
     tokens, chunk = 262144, 8192
+    torch.cuda.reset_peak_memory_stats()
     subject = Subject(model, config, 1, tokens, torch.bfloat16, torch.float32)
     pages = torch.arange(subject.each, device=DEVICE)[None]
     ids = torch.randint(0, config.vocab_size, (chunk,), device=DEVICE)
@@ -371,7 +290,6 @@ def confirm(results: dict[str, Any], quick: bool) -> dict[str, Any]:
 
 def train(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
     """Forward and backward of one packed row, bf16 autocast, checkpointed layers: tokens a second, peak memory, MFU."""
-    from h1r.model import build
     from h1r.ops.logprob import logprob
 
     rows = []
@@ -402,7 +320,6 @@ def train(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
         del model, step
         gc.collect()
         torch.cuda.empty_cache()
-    del build
     return rows
 
 

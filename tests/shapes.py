@@ -15,3 +15,8 @@ QWEN = Qwen3Config(
     vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=8, max_position_embeddings=256,
 )  # fmt: skip
+LITTLE = H1Config(
+    vocab_size=24, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
+    mamba_rms_norm=True, max_position_embeddings=512, embedding_multiplier=1.7, lm_head_multiplier=0.6,
+)  # fmt: skip

@@ -10,15 +10,11 @@ import pytest
 from h1r.engine import Engine, EngineConfig, native
 from h1r.engine.thinking import Marks, inside
 from h1r.errors import ConfigError
-from h1r.model import H1Config, build, fold
+from h1r.model import build, fold
 from h1r.types import Prompt, SamplingParams, StopReason, Trace
+from shapes import LITTLE as H1
 
-V, STOP = 24, 4
-H1 = H1Config(
-    vocab_size=V, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
-    mamba_rms_norm=True, max_position_embeddings=512, embedding_multiplier=1.7, lm_head_multiplier=0.6,
-)  # fmt: skip
+V, STOP = H1.vocab_size, 4
 MODEL = fold(build(H1, 1))
 OPEN, CLOSE = 1, 2
 PROMPT = (5, 6, 7)

@@ -1,0 +1,103 @@
+"""What bench/gpu.py measures: random models of any shape made on the device, decoders with full caches, a clock of events."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from h1r.engine.cuda import Sampling
+from h1r.engine.cuda.decoder import Decoder
+from h1r.engine.request import Request, Sequence
+from h1r.model.cache import Cache
+from h1r.model.initial import empty
+from h1r.types import Prompt, SamplingParams
+
+PAGE = 64
+DEVICE = torch.device("cuda")
+
+
+def seconds(work: Callable[[], Any], repeats: int = 10, warm: int = 3) -> float:
+    """Median seconds of one call, by events."""
+    for _ in range(warm):
+        work()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        work()
+        mark.record()
+    torch.cuda.synchronize()
+    each = sorted(a.elapsed_time(b) / 1e3 for a, b in pairwise(marks))
+    return each[len(each) // 2]
+
+
+def random_model(config: Any, layers: int = 0) -> Any:
+    """A folded model of a config's shape with random weights, made on the device."""
+    config = dataclasses.replace(config, num_hidden_layers=layers or config.num_hidden_layers, dtype="bfloat16")
+    with torch.device("meta"):
+        model = empty(config)
+        shapes = {k: v.shape for k, v in model.layers[0].weights()._asdict().items() if v is not None}
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def draw(shape: torch.Size, deviation: float, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device=DEVICE, dtype=dtype) * deviation
+
+    for layer in model.layers:
+        layer.folded = {
+            name: draw(shape, shape[1] ** -0.5 * (0.1 if name in ("leave", "down") else 1.0))
+            if len(shape) == 2 and min(shape) > 16 else draw(shape, 0.3, torch.float32)
+            for name, shape in shapes.items()
+        }  # fmt: skip
+        if "a" in layer.folded:
+            layer.folded["a"] = -torch.rand(shapes["a"], device=DEVICE) * 8 - 1
+            layer.folded["dt_bias"] = torch.rand(shapes["dt_bias"], device=DEVICE) * 3 - 6
+        for name in ("input_layernorm", "pre_ff_layernorm", "mamba", "self_attn", "feed_forward",
+                     "post_attention_layernorm", "mlp"):  # fmt: skip
+            if hasattr(layer, name):
+                delattr(layer, name)
+    for name, parameter in list(model.named_parameters()):
+        module, _, leaf = name.rpartition(".")
+        value = draw(parameter.shape, 0.02) if parameter.dim() == 2 else torch.ones(parameter.shape, device=DEVICE)
+        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(value.to(torch.bfloat16), requires_grad=False))
+    return model.eval(), config
+
+
+class Subject:
+    """A decoder whose sequences have full caches of random numbers, without the work of computing them."""
+
+    def __init__(self, model: Any, config: Any, batch: int, depth: int, kv: torch.dtype, state: torch.dtype) -> None:
+        each = -(-(depth + 256) // PAGE)
+        self.model, self.batch, self.each = model, batch, each
+        self.cache = Cache(config, batch * each, PAGE, batch, torch.bfloat16, state, DEVICE, kv)
+        for layer in range(config.num_hidden_layers):
+            for t in (self.cache.k[layer], self.cache.v[layer]):
+                if kv == torch.float8_e4m3fn:
+                    t.view(torch.uint8).random_(0, 120)
+                else:
+                    t.normal_()
+        if self.cache.ssm is not None and self.cache.conv is not None:
+            self.cache.ssm.normal_()
+            self.cache.conv.normal_()
+        self.decoder = Decoder(model, self.cache, batch, each)
+
+    def rows(self, depth: int) -> list[Sequence]:
+        out = []
+        for i in range(self.batch):
+            request = Request(id=i, prompt=Prompt(token_ids=(7,)), sampling=SamplingParams(), seed=i, limit=1 << 20)
+            pages = list(range(i * self.each, (i + 1) * self.each))
+            s = Sequence(request=request, index=0, slot=i, pages=pages, length=depth)
+            s.token_ids.append(11 + i)
+            out.append(s)
+        return out
+
+    def step_seconds(self, depth: int, repeats: int) -> float:
+        """Of one step in a chain, head and draw included, `depth` tokens cached when it begins."""
+        rows = self.rows(depth)
+        reals = np.tile(np.array([[0.6], [0.95], [0.0]], np.float32), (1, self.batch))
+        whole = np.stack([np.zeros(self.batch), np.arange(self.batch), np.zeros(self.batch)]).astype(np.int64)
+        self.decoder.launch(rows, Sampling(reals, whole)).wait()
+        return seconds(lambda: self.decoder.launch(rows, None), repeats, 2)
