@@ -52,3 +52,16 @@ def test_write_is_whole_or_absent(tmp_path):
 
 def test_missing_file_reads_as_empty(tmp_path):
     assert list(log.read(tmp_path / "none.jsonl")) == []
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert log.write(path, [{"a": 1}]) == 1
+
+    def rows():
+        yield {"a": 2}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        log.write(path, rows())
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"] and list(log.read(path)) == [{"a": 1}]

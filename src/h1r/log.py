@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -102,18 +103,26 @@ def read(path: str | Path) -> Iterator[dict[str, Any]]:
 
 def write(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Write a whole JSONL file atomically (temporary file, fsync, rename); returns the number of records."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    count = 0
-    with open(temporary, "w", encoding="utf-8") as f:
+    path, count = Path(path), 0
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
         for record in records:
             f.write(dumps(record) + "\n")
             count += 1
         f.flush()
         os.fsync(f.fileno())
-    os.replace(temporary, path)
     return count
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` (with its ending), which becomes `path` when the block ends well and goes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def handlers(verbose: bool = False) -> None:

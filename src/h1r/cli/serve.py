@@ -21,7 +21,7 @@ SEQUENCES = 256  # what EngineConfig decodes at once; its room is not imported f
 def serve(
     model: str = typer.Argument("", help="A checkpoint folder or Hub id; with --backend vllm the model's name there."),
     host: str = typer.Option("127.0.0.1", help="Other addresses need --api-key-file."),
-    port: int = typer.Option(8000),
+    port: int = typer.Option(8000, min=0, max=65535),
     name: str | None = typer.Option(None, "--served-model-name", help="Its name in the API; default: its folder's."),
     max_model_len: int | None = typer.Option(None, help="Longest context in tokens; default: the checkpoint's."),
     max_num_seqs: int | None = typer.Option(None, help="Sequences decoded at once."),
@@ -32,7 +32,7 @@ def serve(
     backend: str = typer.Option("own", help="own, or vllm: a proxy before the server at --url."),
     url: str = typer.Option("", help="The server behind, with --backend vllm."),
     url_key_file: str | None = typer.Option(None, help="The key that server wants."),
-    replicas: int = typer.Option(1, help="Copies of the model behind one address (Ray)."),
+    replicas: int = typer.Option(1, min=1, help="Copies of the model behind one address (Ray)."),
     cpus: float = typer.Option(1, help="CPUs a replica reserves."),
     gpus: float = typer.Option(0, help="GPUs a replica reserves."),
     api_key_file: str | None = typer.Option(None, help="A file with one key per line."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -47,7 +48,9 @@ def ordered(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterato
 
 
 def _keep(work: Callable[[Any], Any]) -> None:
+    """What a worker does first. Ctrl-C is for the process that reads; it ends its workers."""
     global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _work = work
 
 

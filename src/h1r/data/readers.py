@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -72,12 +71,8 @@ def write(path: str | Path, problems: Iterable[Problem]) -> int:
         return log.write(path, (as_record(p) for p in problems))
     if not name.endswith((".jsonl.gz", ".parquet")):
         raise ConfigError(f"{name}: unknown ending; known are {', '.join(ENDINGS)}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
-    count = (_write_parquet if name.endswith(".parquet") else _write_gzip)(temporary, problems)
-    os.replace(temporary, path)
-    return count
+    with log.whole(Path(path)) as temporary:
+        return (_write_parquet if name.endswith(".parquet") else _write_gzip)(temporary, problems)
 
 
 def as_record(problem: Problem) -> dict[str, Any]:
