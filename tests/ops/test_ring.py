@@ -12,7 +12,7 @@ from launch import launch
 PROGRAM = str(Path(__file__).with_name("ring_program.py"))
 
 
-@pytest.mark.parametrize("size", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_every_operator_over_ranks_equals_the_whole(size):
     for code, err in launch([PROGRAM], size):
         assert code == 0, err

@@ -100,7 +100,7 @@ def test_ranks_train_what_one_process_trains(size, tmp_path, alone):
     ("before", "after"),
     [
         pytest.param((2, 1, "whole"), (1, 1, "whole"), marks=pytest.mark.slow),
-        ((2, 1, "sharded"), (1, 1, "whole")),
+        pytest.param((2, 1, "sharded"), (1, 1, "whole"), marks=pytest.mark.slow),
         pytest.param((2, 2, "sharded"), (3, 1, "sharded"), marks=pytest.mark.slow),
         pytest.param((1, 1, "whole"), (2, 2, "sharded"), marks=pytest.mark.slow),
         pytest.param((1, 1, "sharded"), (4, 2, "sharded"), marks=pytest.mark.slow),
