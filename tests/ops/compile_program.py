@@ -1,7 +1,7 @@
 """Run by test_triton in a process of its own: every kernel compiled for a Hopper GPU (sm_90) in the 7B's shapes, without one.
 
 The interpreter runs what the compiler refuses (two types of one name, say). Prints a line per kernel: name, registers, bytes of
-stack; a kernel that needs a stack spills.
+stack (a kernel that needs one spills), bytes of shared memory.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from h1r.ops.draw import triton as draw
 from h1r.ops.linear import triton as linear
 from h1r.ops.norm import triton as norm
 from h1r.ops.ssd import triton as ssd
+from h1r.ops.ssd import triton_backward as ssd_backward
 
-ROOMS = (attention, conv, draw, linear, norm, ssd)
+ROOMS = (attention, conv, draw, linear, norm, ssd, ssd_backward)
 NAMES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32",
     torch.float8_e4m3fn: "fp8e4nv",
@@ -66,7 +67,7 @@ class Compiled:
             ASTSource(self.kernel, types, constexprs=constants, attrs=attributes), target=GPUTarget("cuda", 90, 32),
             options={"num_warps": num_warps, "num_stages": num_stages},
         )  # fmt: skip
-        print(self.kernel.__name__, *resources(made.asm["cubin"]))
+        print(self.kernel.__name__, *resources(made.asm["cubin"]), made.metadata.shared)
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
@@ -124,9 +125,10 @@ def prompt() -> None:
     conv.conv(
         row[:, 3072:6656], room(3584, 4, dtype=FP32), room(3584, dtype=FP32), layout, room(2, 3584, 3), final=False
     )
-    ssd.forward(
-        room(4096, 24, 128), room(4096, 24, dtype=FP32), vector, b, b, layout, room(2, 24, 128, 256, dtype=FP32)
-    )
+    x, dt, state = room(4096, 24, 128), room(4096, 24, dtype=FP32), room(2, 24, 128, 256, dtype=FP32)
+    ssd.forward(x, dt, vector, b, b, layout, state)
+    ssd_backward.backward(x, dt, vector, b, b, layout, None, x, None)
+    ssd_backward.backward(x.float(), dt, vector, b.float(), b.float(), layout, None, x, None)
 
 
 def main() -> None:
@@ -141,7 +143,7 @@ def main() -> None:
 
 LAUNCHED = (
     "_write", "_split", "_join", "_step", "_conv", "_rms", "_gated", "_glu", "_local", "_carry", "_outputs", "_peaks",
-    "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise",
+    "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise", "_carry_back", "_pairs", "_shares", "_inputs",
 )  # fmt: skip
 
 main()

@@ -2,7 +2,7 @@
 
 The chunked form is `chunk.py`'s (its letters too) in three kernels: what each chunk adds to the state; the recurrence over
 chunks; the outputs. Every document begins a chunk of its own, so a chunk has one document and no mask but the causal one.
-Products take operands in x's dtype and add in fp32; states and decays are fp32. The backward is `chunk.py`'s, in PyTorch.
+Products take operands in x's dtype and add in fp32; states and decays are fp32. The backward is `triton_backward.py`'s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from h1r.ops.layout import Layout
-from h1r.ops.ssd import chunk
 from h1r.ops.ssd.reference import Scan
 
 CHUNK = 128
@@ -74,25 +73,33 @@ def _softplus(x):
 
 
 class Cut(NamedTuple):
-    """A row's chunks: first token [n], tokens [n], document [n]; first chunk of each document [S+1]. All int32."""
+    """A row's chunks: first token [n], tokens [n]; first chunk of each document [S+1]; all int32. places [T] int64: of each token
+    among the n Q of all chunks."""
 
     start: Tensor
     size: Tensor
-    document: Tensor
     first: Tensor
+    places: Tensor
+
+
+def cuts_of(layout: Layout) -> Cut:
+    """A row's chunks, made once for a layout."""
+    out: Cut = layout.memo(("ssd triton", CHUNK), lambda: cut(layout))
+    return out
 
 
 def cut(layout: Layout, size: int = CHUNK) -> Cut:
     """Cut every document at multiples of `size` tokens from its start."""
-    start, sizes, document, first, token = [], [], [], [0], 0
-    for number, length in enumerate(layout.lengths):
+    start, sizes, first, token = [], [], [0], 0
+    for length in layout.lengths:
         for begin in range(0, length, size):
             start.append(token + begin)
             sizes.append(min(size, length - begin))
-            document.append(number)
         token += length
         first.append(len(start))
-    return Cut(*(torch.tensor(t, dtype=torch.int32, device=layout.device) for t in (start, sizes, document, first)))
+    begins, counts, firsts = (torch.tensor(t, dtype=torch.int32, device=layout.device) for t in (start, sizes, first))
+    offset = torch.arange(token, device=layout.device) - layout.starts[layout.segments]
+    return Cut(begins, counts, firsts, firsts[layout.segments].long() * size + offset)
 
 
 def ssd(
@@ -115,16 +122,10 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> Any:
-        given = ctx.saved_tensors
-        with torch.enable_grad():
-            leaves = [None if t is None else t.detach().requires_grad_() for t in given]
-            x, dt, a, b, c, state = leaves
-            assert x is not None and dt is not None and a is not None and b is not None and c is not None
-            scan = chunk.ssd(x, dt, a, b, c, ctx.layout, state, final=True)
-            assert scan.state is not None
-            wanted = [t for t in leaves if t is not None]
-            grads = iter(torch.autograd.grad((scan.y, scan.state), wanted, (dy, dlast)))
-        return (*(None if t is None else next(grads) for t in leaves), None)
+        from h1r.ops.ssd.triton_backward import backward
+
+        x, dt, a, b, c, state = ctx.saved_tensors
+        return (*backward(x, dt, a, b, c, ctx.layout, state, dy, dlast), None)
 
 
 def forward(
@@ -133,38 +134,60 @@ def forward(
     """y [T,H,P] in x's dtype, final states [S,H,P,N] fp32."""
     tokens, heads, p = x.shape
     groups, n = b.shape[1:]
-    cuts: Cut = layout.memo(("ssd triton", CHUNK), lambda: cut(layout))
-    chunks, documents = len(cuts.start), len(layout.lengths)
-    assert x.stride(2) == 1 and x.stride(1) == p and b.stride(2) == 1 and c.stride(2) == 1
+    cuts = cuts_of(layout)
     dt, a = dt.float().contiguous(), a.float().contiguous()
-    given = None if state is None else state.float().contiguous()
-    sums = torch.empty(chunks, heads, CHUNK, dtype=torch.float32, device=x.device)
-    states = torch.empty(chunks, heads, p, n, dtype=torch.float32, device=x.device)
-    last = torch.empty(documents, heads, p, n, dtype=torch.float32, device=x.device)
+    sums, states, last = enter(x, dt, a, b, cuts, state)
     y = torch.empty(tokens, heads, p, dtype=x.dtype, device=x.device)
     np, pp = max(16, triton.next_power_of_2(n)), max(16, triton.next_power_of_2(p))
-    shapes: dict[str, Any] = {"H": heads, "P": p, "N": n, "R": heads // groups, "Q": CHUNK}
-    bn, bp = min(np, 128), min(pp, 64)
-    _local[(chunks, heads, triton.cdiv(p, bp) * triton.cdiv(n, bn))](
-        x, dt, a, b, cuts.start, cuts.size, sums, states, x.stride(0), b.stride(0), b.stride(1),
-        **shapes, BP=bp, BN=bn, BK=32, num_warps=4,
+    _outputs[(len(cuts.start), heads, CHUNK // 64 * triton.cdiv(p, pp))](
+        x, dt, b, c, cuts.start, cuts.size, sums, states, y, x.stride(0), b.stride(0), b.stride(1), c.stride(0), c.stride(1),
+        H=heads, P=p, N=n, R=heads // groups, Q=CHUNK, PP=pp, BM=64, BJ=64, BK=min(np, 64), num_warps=4,
     )  # fmt: skip
+    return y, last
+
+
+def enter(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, cuts: Cut, state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """s of each token of the chunks [n,H,Q], the states that enter them [n,H,P,N], those after each document [S,H,P,N]; all fp32,
+    as dt and a must be."""
+    _, heads, p = x.shape
+    n, documents = b.shape[2], len(cuts.first) - 1
+    given = None if state is None else state.float().contiguous()
+    sums = torch.empty(len(cuts.start), heads, CHUNK, dtype=torch.float32, device=x.device)
+    states = local(x, dt, a, b, cuts, sums)
+    last = torch.empty(documents, heads, p, n, dtype=torch.float32, device=x.device)
     block = min(1024, triton.next_power_of_2(p * n))
     _carry[(documents, heads, triton.cdiv(p * n, block))](
         sums, cuts.size, cuts.first, states, given, last, H=heads, SIZE=p * n, Q=CHUNK, BLOCK=block,
         GIVEN=given is not None, num_warps=4,
     )  # fmt: skip
-    _outputs[(chunks, heads, CHUNK // 64 * triton.cdiv(p, pp))](
-        x, dt, b, c, cuts.start, cuts.size, sums, states, y, x.stride(0), b.stride(0), b.stride(1), c.stride(0), c.stride(1),
-        **shapes, PP=pp, BM=64, BJ=64, BK=min(np, 64), num_warps=4,
+    return sums, states, last
+
+
+def local(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, cuts: Cut, sums: Tensor | None) -> Tensor:
+    """What each chunk adds to the state [n,H,P,N]: sum_j exp(s_Q - s_j) dt_j x_j b_j^T, with its exponents written to sums.
+
+    Without `sums` what it adds to the gradient of the state that enters it, given dy and c: sum_i exp(s_i) dy_i c_i^T.
+    """
+    _, heads, p = x.shape
+    groups, n = b.shape[1:]
+    assert x.stride(2) == 1 and x.stride(1) == p and b.stride(2) == 1
+    out = torch.empty(len(cuts.start), heads, p, n, dtype=torch.float32, device=x.device)
+    np, pp = max(16, triton.next_power_of_2(n)), max(16, triton.next_power_of_2(p))
+    bn, bp = min(np, 128), min(pp, 64)
+    _local[(len(cuts.start), heads, triton.cdiv(p, bp) * triton.cdiv(n, bn))](
+        x, dt, a, b, cuts.start, cuts.size, sums, out, x.stride(0), b.stride(0), b.stride(1),
+        H=heads, P=p, N=n, R=heads // groups, Q=CHUNK, BP=bp, BN=bn, BK=32, GRADIENT=sums is None, num_warps=4,
     )  # fmt: skip
-    return y, last
+    return out
 
 
 @triton.jit
 def _local(
     x, dt, a, b, start, size, sums, states, x_row, b_row, b_group, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     R: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    GRADIENT: tl.constexpr,
 ):  # fmt: skip
     """sums: s of each token of the chunk (the last one's repeated behind it); states: what the chunk adds [P,N]."""
     number, head = tl.program_id(0), tl.program_id(1)
@@ -176,8 +199,9 @@ def _local(
     steps = tl.load(dt + (begin + token) * H + head, mask=token < count, other=0.0) * tl.load(a + head)
     total = tl.cumsum(steps, 0)
     mine = (number * H + head).to(tl.int64)
-    if tl.program_id(2) == 0:
-        tl.store(sums + mine * Q + token, total)
+    if not GRADIENT:  # noqa: SIM102 - decided by the compiler, the other is not
+        if tl.program_id(2) == 0:
+            tl.store(sums + mine * Q + token, total)
     end = tl.sum(steps, 0)
     acc = tl.zeros((BP, BN), tl.float32)
     before = 0.0
@@ -188,7 +212,10 @@ def _local(
         moved = delta * tl.load(a + head)
         s = before + tl.cumsum(moved, 0)
         before += tl.sum(moved, 0)
-        weight = tl.exp(tl.minimum(end - s, 0.0)) * delta
+        if GRADIENT:
+            weight = tl.exp(s)
+        else:
+            weight = tl.exp(tl.minimum(end - s, 0.0)) * delta
         xs = tl.load(
             x + (begin + j).to(tl.int64)[None, :] * x_row + head * P + channel[:, None],
             mask=real[None, :] & (channel < P)[:, None], other=0.0,
