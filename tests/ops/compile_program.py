@@ -125,6 +125,7 @@ def prompt() -> None:
     conv.conv(
         row[:, 3072:6656], room(3584, 4, dtype=FP32), room(3584, dtype=FP32), layout, room(2, 3584, 3), final=False
     )
+    conv.backward(row[:, 3072:6656], room(3584, 4, dtype=FP32), room(3584), layout, row[:, :3584])
     x, dt, state = room(4096, 24, 128), room(4096, 24, dtype=FP32), room(2, 24, 128, 256, dtype=FP32)
     ssd.forward(x, dt, vector, b, b, layout, state)
     ssd_backward.backward(x, dt, vector, b, b, layout, None, x, None)
@@ -144,6 +145,7 @@ def main() -> None:
 LAUNCHED = (
     "_write", "_split", "_join", "_step", "_conv", "_rms", "_gated", "_glu", "_local", "_carry", "_outputs", "_peaks",
     "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise", "_carry_back", "_pairs", "_shares", "_inputs",
+    "_backward",
 )  # fmt: skip
 
 main()

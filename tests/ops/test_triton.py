@@ -182,6 +182,23 @@ def test_conv_of_packed_documents(kind: Kind, width: int, given: bool) -> None:
     assert torch.equal(got.state.float(), want.state)
 
 
+@pytest.mark.parametrize("width", [2, 4])
+def test_conv_gradients(kind: Kind, width: int) -> None:
+    """Documents shorter than the taps reach, more tokens than a program takes, u a view of a wider row."""
+    lengths = (1, 300, 2, 3, 33)
+    layout = Layout.of(lengths, device=kind[0])
+    row, bias = draws(kind, sum(lengths), 50), draws(kind, 37)
+    leaves = [row[:, 3:40], draws(kind, 37, width), bias]
+    grad = draws(kind, sum(lengths), 37, seed=1)
+    got = torch.autograd.grad(
+        conv_kernels.trained(*(t.requires_grad_() for t in leaves), layout), leaves, grad
+    )  # fmt: skip
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    want = torch.autograd.grad(reference_conv(*exact, layout).out, exact, grad.double())
+    for g, w in zip(got, want, strict=True):
+        near(g, w, kind)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_ssd_step_updates_its_slot(kind: Kind, groups: int) -> None:
     heads, p, n, batch = 4, 24, 40, 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from h1r.ops import kernels
@@ -22,9 +23,12 @@ def conv(
     if layout.ring is not None:
         assert state is None and not final, "a row shared by ranks neither starts from a state nor ends in one"
         return ring.conv(u, weight, bias, layout)
-    if layout.chunk is None and kernels.infers(u):
+    if layout.chunk is None and kernels.fit(u) and not torch.compiler.is_compiling():
         from h1r.ops.conv import triton
 
-        return triton.conv(u, weight, bias, layout, state, final)
+        if not torch.is_grad_enabled():
+            return triton.conv(u, weight, bias, layout, state, final)
+        if state is None and not final:
+            return Conv(triton.trained(u, weight, bias, layout), None)
     form = packed if layout.chunk is None else aligned
     return form.conv(u, weight, bias, layout, state, final)

@@ -1,7 +1,9 @@
-"""The convolution on the GPU: a packed row, and the single step that reads and shifts the state in its slot and applies the
-activation."""
+"""The convolution on the GPU: a packed row and its backward, and the single step that reads and shifts the state in its slot and
+applies the activation."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -11,6 +13,81 @@ from torch import Tensor
 from h1r.ops.conv.packed import final_state
 from h1r.ops.conv.reference import Conv
 from h1r.ops.layout import Layout
+
+SPAN, ROWS = 256, 16  # tokens of a program of the backward, and those it holds at once
+
+
+def trained(u: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+    """`conv` without states, with gradients: u [T,C] (any row stride), weight [C,K], bias [C] or None -> [T,C]."""
+    out: Tensor = _Trained.apply(u, weight, bias, layout)
+    return out
+
+
+class _Trained(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+        ctx.save_for_backward(u, weight, bias)
+        ctx.layout = layout
+        return conv(u, weight, bias, layout, final=False).out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        u, weight, bias = ctx.saved_tensors
+        return (*backward(u, weight, bias, ctx.layout, grad), None)
+
+
+def backward(
+    u: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of u [T,C], weight [C,K] and bias [C], given that of the output [T,C]; sums over tokens in fp32, in one order."""
+    tokens, channels = u.shape
+    width, grad = weight.shape[1], grad.contiguous()
+    weight, du = weight.contiguous(), torch.empty(tokens, channels, dtype=u.dtype, device=u.device)
+    spans, block = triton.cdiv(tokens, SPAN), min(128, triton.next_power_of_2(channels))
+    sums = torch.empty(spans, width + 1, channels, dtype=torch.float32, device=u.device)
+    _backward[(spans, triton.cdiv(channels, block))](
+        u, weight, layout.segments, grad, du, sums, u.stride(0), tokens, channels, K=width, ROWS=ROWS, SPAN=SPAN, BLOCK=block,
+        num_warps=4,
+    )  # fmt: skip
+    total = sums.sum(0)
+    dbias = None if bias is None else total[width].to(bias.dtype)
+    return du, total[:width].t().to(weight.dtype), dbias
+
+
+@triton.jit
+def _backward(
+    u, weight, segments, grad, du, sums, u_row, tokens, channels, K: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """du, and by span of tokens the sums for each tap and (last) the bias."""
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < channels
+    place = sums + tl.program_id(0) * (K + 1) * channels + at
+    tap = tl.arange(0, triton.next_power_of_2(K + 1))
+    total = tl.zeros((triton.next_power_of_2(K + 1), BLOCK), tl.float32)
+    for first in range(0, SPAN, ROWS):
+        token = (tl.program_id(0) * SPAN + first + tl.arange(0, ROWS)).to(tl.int64)
+        real = token < tokens
+        document = tl.load(segments + token, mask=real, other=-1)
+        mask = real[:, None] & inside[None, :]
+        g = tl.load(grad + token[:, None] * channels + at[None, :], mask=mask, other=0.0).to(tl.float32)
+        total += tl.where(tap[:, None] == K, tl.sum(g, 0)[None, :], 0.0)
+        given = tl.zeros((ROWS, BLOCK), tl.float32)
+        for k in tl.static_range(K):
+            away = K - 1 - k
+            source, target = token - away, token + away
+            before = real & (source >= 0)
+            before = before & (tl.load(segments + source, mask=before, other=-2) == document)
+            read = tl.load(u + source[:, None] * u_row + at[None, :], mask=before[:, None] & inside[None, :], other=0.0)
+            total += tl.where(tap[:, None] == k, tl.sum(g * read.to(tl.float32), 0)[None, :], 0.0)
+            after = target < tokens
+            after = after & (tl.load(segments + target, mask=after, other=-2) == document)
+            later = tl.load(
+                grad + target[:, None] * channels + at[None, :], mask=after[:, None] & inside[None, :], other=0.0
+            )
+            given += later.to(tl.float32) * tl.load(weight + at * K + k, mask=inside, other=0.0).to(tl.float32)[None, :]
+        tl.store(du + token[:, None] * channels + at[None, :], given.to(du.dtype.element_ty), mask=mask)
+    tl.store(place[None, :] + tap[:, None] * channels, total, mask=(tap <= K)[:, None] & inside[None, :])
 
 
 def conv(
