@@ -8,7 +8,7 @@ time of a whole request is the integral over its depths (trapezoids) plus its pr
 tokens of full sequences. The roofline is `h1r.bench.roofline` with the copy bandwidth measured in the same run.
 
 Parts: machine, check, decode (7B), baseline (Qwen3-8B), engine (the whole loop), prefill, long (262,144 tokens), train,
-confirm, transformers. Results: gpu.json in FOLDER, a table at the end.
+scan (the scan's and the convolution's kernels), pieces, confirm, transformers. Results: gpu.json in FOLDER, a table at the end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_scan import scan
 from gpu_subject import DEVICE, PAGE, Subject, random_model, seconds
 
 from h1r.bench import roofline
@@ -53,6 +54,7 @@ def main() -> None:
     known: dict[str, Callable[[dict[str, Any], bool], Any]] = {
         "machine": machine, "check": check, "decode": decode, "baseline": baseline, "engine": engine, "prefill": prefill,
         "long": long, "train": train, "confirm": confirm, "transformers": transformers, "pieces": pieces,
+        "scan": scan,
     }  # fmt: skip
     unknown = [part for part in args.parts.split(",") if part not in known]
     if unknown:

@@ -149,17 +149,18 @@ def forward(
 def enter(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, cuts: Cut, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """s of each token of the chunks [n,H,Q], the states that enter them [n,H,P,N], those after each document [S,H,P,N]; all fp32,
-    as dt and a must be."""
+    """s of each token of the chunks [n,H,Q] fp32, the states that enter them [n,H,P,N] in x's dtype (products take them so), those
+    after each document [S,H,P,N] fp32. dt and a must be fp32."""
     _, heads, p = x.shape
     n, documents = b.shape[2], len(cuts.first) - 1
     given = None if state is None else state.float().contiguous()
     sums = torch.empty(len(cuts.start), heads, CHUNK, dtype=torch.float32, device=x.device)
-    states = local(x, dt, a, b, cuts, sums)
+    added = local(x, dt, a, b, cuts, sums)
+    states = torch.empty(added.shape, dtype=x.dtype, device=x.device)
     last = torch.empty(documents, heads, p, n, dtype=torch.float32, device=x.device)
     block = min(1024, triton.next_power_of_2(p * n))
     _carry[(documents, heads, triton.cdiv(p * n, block))](
-        sums, cuts.size, cuts.first, states, given, last, H=heads, SIZE=p * n, Q=CHUNK, BLOCK=block,
+        sums, cuts.first, added, states, given, last, H=heads, SIZE=p * n, Q=CHUNK, BLOCK=block,
         GIVEN=given is not None, num_warps=4,
     )  # fmt: skip
     return sums, states, last
@@ -232,10 +233,10 @@ def _local(
 
 @triton.jit
 def _carry(
-    sums, size, first, states, given, last, H: tl.constexpr, SIZE: tl.constexpr, Q: tl.constexpr, BLOCK: tl.constexpr,
+    sums, first, added, states, given, last, H: tl.constexpr, SIZE: tl.constexpr, Q: tl.constexpr, BLOCK: tl.constexpr,
     GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """states: in place, from what each chunk adds to what enters it; last: after the document."""
+    """From what each chunk adds, what enters each (states) and what is there after each document (last)."""
     document, head = tl.program_id(0), tl.program_id(1)
     at = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = at < SIZE
@@ -245,9 +246,8 @@ def _carry(
     for number in range(tl.load(first + document), tl.load(first + document + 1)):
         mine = (number * H + head).to(tl.int64)
         decay = tl.exp(tl.load(sums + mine * Q + Q - 1))
-        place = states + mine * SIZE + at
-        more = tl.load(place, mask=inside, other=0.0)
-        tl.store(place, s, mask=inside)
+        tl.store(states + mine * SIZE + at, s.to(states.dtype.element_ty), mask=inside)
+        more = tl.load(added + mine * SIZE + at, mask=inside, other=0.0)
         s = s * decay + more
     tl.store(last + (document * H + head).to(tl.int64) * SIZE + at, s, mask=inside)
 

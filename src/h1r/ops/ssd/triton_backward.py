@@ -66,7 +66,8 @@ def backward(
     dt32, a32 = dt.float().contiguous(), a.float().contiguous()
     cuts = forward.cuts_of(layout)
     sums, states, _ = forward.enter(x, dt32, a32, b, cuts, state)
-    leaving = forward.local(dy, dt32, a32, c, cuts, None)
+    added = forward.local(dy, dt32, a32, c, cuts, None)
+    leaving = torch.empty(added.shape, dtype=x.dtype, device=x.device)
     chunks, device = len(cuts.start), x.device
     shape = {"H": heads, "P": p, "N": n, "R": heads // groups, "Q": CHUNK}
 
@@ -78,7 +79,7 @@ def backward(
     first = None if state is None else room(len(layout.lengths), heads, p, n)
     last = None if dlast is None else dlast.float().contiguous()
     _carry_back[(len(layout.lengths), heads, triton.cdiv(p * n, block))](
-        sums, cuts.first, states, leaving, last, first, through, H=heads, SIZE=p * n, Q=CHUNK, BLOCK=block,
+        sums, cuts.first, states, added, leaving, last, first, through, H=heads, SIZE=p * n, Q=CHUNK, BLOCK=block,
         LAST=last is not None, FIRST=first is not None, num_warps=4,
     )  # fmt: skip
     blocks = CHUNK // M
@@ -130,11 +131,11 @@ def _steps(dt: Tensor, a: Tensor, sums: Tensor, places: Tensor, parts: Parts) ->
 
 @triton.jit
 def _carry_back(
-    sums, first, states, leaving, last, given, through, H: tl.constexpr, SIZE: tl.constexpr, Q: tl.constexpr,
+    sums, first, states, added, leaving, last, given, through, H: tl.constexpr, SIZE: tl.constexpr, Q: tl.constexpr,
     BLOCK: tl.constexpr, LAST: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """leaving: in place, from what each chunk adds to the gradient of the state that enters it to D. given: the gradient of the
-    document's first state. through: D . S_in."""
+    """From what each chunk adds to the gradient of the state that enters it: D of each chunk (leaving), the gradient of each
+    document's first state (given), D . S_in (through)."""
     document, head = tl.program_id(0), tl.program_id(1)
     at = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = at < SIZE
@@ -145,10 +146,9 @@ def _carry_back(
     for back in range(0, end - begin):
         mine = ((end - 1 - back) * H + head).to(tl.int64)
         decay = tl.exp(tl.load(sums + mine * Q + Q - 1))
-        place = leaving + mine * SIZE + at
-        more = tl.load(place, mask=inside, other=0.0)
-        tl.store(place, d, mask=inside)
-        s = tl.load(states + mine * SIZE + at, mask=inside, other=0.0)
+        tl.store(leaving + mine * SIZE + at, d.to(leaving.dtype.element_ty), mask=inside)
+        more = tl.load(added + mine * SIZE + at, mask=inside, other=0.0)
+        s = tl.load(states + mine * SIZE + at, mask=inside, other=0.0).to(tl.float32)
         tl.store(through + mine * tl.num_programs(2) + tl.program_id(2), tl.sum(tl.where(inside, d * s, 0.0), 0))
         d = d * decay + more
     if FIRST:
