@@ -95,7 +95,7 @@ def depths_of(prompt: int, out: int, quick: bool) -> list[int]:
 
 def measured(
     model: Any, config: Any, name: str, weights: str, kv: torch.dtype, state: torch.dtype, settings: Any,
-    results: dict[str, Any], quick: bool,
+    results: dict[str, Any], quick: bool, every: int = 1,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Steps at several depths for each (prompt, out, batch), and what follows for the whole request."""
     here = results.get("machine", {"copy": 4e12, "peak": 7e14, "memory": 1.4e11})
@@ -106,13 +106,13 @@ def measured(
         need = nbytes(model) + batch * roofline.sequence_bytes(shape, prompt + out + 256, wide)
         row: dict[str, Any] = {
             "model": name, "prompt": prompt, "out": out, "batch": batch, "weights": weights,
-            "kv": str(kv)[6:], "state": str(state)[6:], "need_gb": round(need / 1e9, 1),
+            "kv": str(kv)[6:], "state": str(state)[6:], "state_every": every, "need_gb": round(need / 1e9, 1),
         }  # fmt: skip
         rows.append(row)
         if need + 4e9 > here["memory"]:
             row["fits"] = False
             continue
-        subject = Subject(model, config, batch, prompt + out, kv, state)
+        subject = Subject(model, config, batch, prompt + out, kv, state, every)
         depths = depths_of(prompt, out, quick)
         steps = [subject.step_seconds(min(d, prompt + out - 1), 12 if quick else 20) for d in depths]
         whole = sum((a + b) / 2 for a, b in pairwise(steps)) * out / (len(steps) - 1)
@@ -136,11 +136,14 @@ def measured(
 
 
 def decode(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
-    """The 7B shape: bf16 with fp32 and bf16 states, then fp8 cache and weights."""
+    """The 7B shape: bf16 with bf16 and fp32 states, both also written every 16 tokens only, then fp8 cache and weights. Shares
+    are of the roofline in which a state is read and written every token."""
     model, config = random_model(PRESETS["7b"])
     bf16, fp32, fp8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
     rows = measured(model, config, "7b", "bf16", bf16, bf16, SETTINGS, results, quick)
     rows += measured(model, config, "7b", "bf16", bf16, fp32, SETTINGS[:2], results, quick)
+    rows += measured(model, config, "7b", "bf16", bf16, bf16, SETTINGS[:2], results, quick, every=16)
+    rows += measured(model, config, "7b", "bf16", bf16, fp32, SETTINGS[:2], results, quick, every=16)
     rows += measured(quantised(model), config, "7b", "fp8", fp8, bf16, SETTINGS, results, quick)
     return rows
 

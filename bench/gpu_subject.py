@@ -69,10 +69,12 @@ def random_model(config: Any, layers: int = 0) -> Any:
 class Subject:
     """A decoder whose sequences have full caches of random numbers, without the work of computing them."""
 
-    def __init__(self, model: Any, config: Any, batch: int, depth: int, kv: torch.dtype, state: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, config: Any, batch: int, depth: int, kv: torch.dtype, state: torch.dtype, every: int = 1
+    ) -> None:
         each = -(-(depth + 256) // PAGE)
         self.model, self.batch, self.each = model, batch, each
-        self.cache = Cache(config, batch * each, PAGE, batch, torch.bfloat16, state, DEVICE, kv)
+        self.cache = Cache(config, batch * each, PAGE, batch, torch.bfloat16, state, DEVICE, kv, every)
         for layer in range(config.num_hidden_layers):
             for t in (self.cache.k[layer], self.cache.v[layer]):
                 if kv == torch.float8_e4m3fn:
@@ -82,6 +84,8 @@ class Subject:
         if self.cache.ssm is not None and self.cache.conv is not None:
             self.cache.ssm.normal_()
             self.cache.conv.normal_()
+        if self.cache.pending is not None:  # sequences write their states in turn, as in service
+            self.cache.pending.random_(0, every)
         self.decoder = Decoder(model, self.cache, batch, each)
 
     def rows(self, depth: int) -> list[Sequence]:

@@ -158,10 +158,13 @@ def quick_draw(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(draw_kernels, "draw", draw)
 
 
-def traces(config: AnyConfig, fast: bool, patch: pytest.MonkeyPatch) -> tuple[dict[tuple[int, int], Trace], Engine]:
+def traces(
+    config: AnyConfig, fast: bool, patch: pytest.MonkeyPatch, every: int = 1
+) -> tuple[dict[tuple[int, int], Trace], Engine]:
     """Greedy, sampled, cut, stopped and watched requests, one of which comes late and one of which is aborted."""
     patch.setattr(cuda, "fits", lambda model, page: fast)
     options = {"page_size": PAGE, "sequences": 8, "seed": 0, "memory_bytes": 1 << 22, "poison": True, "prefixes": 0}
+    options["state_every"] = every
     e = Engine(made(config), config, EngineConfig(**options), stop_ids=(3,))  # type: ignore[arg-type]
     assert (e.runner.decoder is not None) == fast
     prompt = Prompt(token_ids=(5, 9, 11, 2))
@@ -182,11 +185,12 @@ def traces(config: AnyConfig, fast: bool, patch: pytest.MonkeyPatch) -> tuple[di
     return out, e
 
 
+@pytest.mark.parametrize("every", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config", [H1, QWEN] if GPU else (replace(H1, num_hidden_layers=1),))
 def test_the_engine_ahead_of_the_host_writes_the_same_traces(
-    config: AnyConfig, monkeypatch: pytest.MonkeyPatch
+    config: AnyConfig, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    got, fast = traces(config, True, monkeypatch)
+    got, fast = traces(config, True, monkeypatch, every)
     want, _ = traces(config, False, monkeypatch)
     assert fast.runner.decoder is not None and fast.runner.decoder.steps
     assert got.keys() == want.keys() and len(want) == 6
@@ -200,13 +204,16 @@ def test_the_engine_ahead_of_the_host_writes_the_same_traces(
 
 def test_new_weights_between_two_steps_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "fits", lambda model, page: True)
-    options = {"page_size": PAGE, "sequences": 4, "seed": 0, "memory_bytes": 1 << 22}
+    options = {"page_size": PAGE, "sequences": 4, "seed": 0, "memory_bytes": 1 << 22, "state_every": 4}
     small = replace(H1, num_hidden_layers=1)
     e = Engine(made(small), small, EngineConfig(**options))  # type: ignore[arg-type]
     e.add(Prompt(token_ids=(5, 9)), SamplingParams(max_tokens=6, temperature=0.0))
     for _ in range(4):
         e.step()
+    cache = e.runner.cache
+    assert isinstance(cache, Cache) and cache.pending is not None and cache.pending.any()
     e.swap(fold(build(small, seed=2)).to(DEVICE).eval(), 1)
+    assert not cache.pending.any(), "what the old weights left pending decays by the old weights"
     out = [event.trace for _ in range(40) if e.busy for event in e.step() if event.trace is not None]
     (trace,) = out
     assert trace is not None and len(trace.token_ids) == 6
@@ -230,14 +237,17 @@ def test_weights_are_overwritten_where_they_lie() -> None:
             assert after.keys() == want.keys() and all(torch.equal(t, want[k]) for k, t in after.items())
 
 
-def test_the_state_kept_of_a_turn_has_the_tokens_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trace that stops has one more token computed by the step in flight; the next turn goes on from exactly that."""
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_the_state_kept_of_a_turn_has_the_tokens_it_says(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace that stops has one more token computed by the step in flight; the next turn goes on from exactly that, what was
+    not written into the state yet included."""
     small = replace(H1, num_hidden_layers=1)
     options = {"page_size": PAGE, "sequences": 4, "seed": 0, "memory_bytes": 1 << 22}
     first, answers = tuple(range(5, 5 + 66)), []
     for fast, prefixes in ((False, 0), (True, 2)):
         monkeypatch.setattr(cuda, "fits", lambda model, page, fast=fast: fast)
-        e = Engine(made(small), small, EngineConfig(**options, prefixes=prefixes))  # type: ignore[arg-type]
+        config = EngineConfig(**options, prefixes=prefixes, state_every=every)  # type: ignore[arg-type]
+        e = Engine(made(small), small, config)
 
         def ask(ids: tuple[int, ...], count: int, stop: tuple[int, ...] = (), e: Engine = e) -> Trace:
             e.add(Prompt(token_ids=ids), SamplingParams(temperature=0.0, max_tokens=count, stop_ids=stop))

@@ -29,8 +29,9 @@ from h1r.ops.linear import triton as linear
 from h1r.ops.norm import triton as norm
 from h1r.ops.ssd import triton as ssd
 from h1r.ops.ssd import triton_backward as ssd_backward
+from h1r.ops.ssd import triton_recent as ssd_recent
 
-ROOMS = (attention, conv, draw, linear, norm, ssd, ssd_backward)
+ROOMS = (attention, conv, draw, linear, norm, ssd, ssd_backward, ssd_recent)
 NAMES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32",
     torch.float8_e4m3fn: "fp8e4nv",
@@ -105,6 +106,12 @@ def decode_step() -> None:
     for kind in (BF16, FP32):
         pool = room(4, 24, 128, 256, dtype=kind)
         ssd.step(mixed, row[:, 6656:6680], vector, vector, vector, (0.0, float("inf")), pool, where, where, 1, y)
+        recent = ssd_recent.Recent(room(4, 16, 3328), room(4, 16, 24, dtype=FP32), torch.zeros(4, dtype=torch.int32))
+        given = mixed, row[:, 6656:6680], vector, vector, vector, (0.0, float("inf")), pool, recent
+        ssd_recent.step(*given, where, where, 1, y)
+        ssd_recent.advance(recent, where, where)
+        layered = ssd_recent.Recent(recent.rows[None], recent.steps[None], recent.pending)
+        ssd_recent.settle(pool[None], vector[None], layered, where[:2], 1)
     norm.gated(y, row[:, :3072], 1e-5, 1, False, True, joined[:, :3072])
     h, scale, both = room(B, 3072), room(B, 1, dtype=FP32), room(B, 24576)
     norm.rms(h, h, None, 1e-5, h)
@@ -145,7 +152,7 @@ def main() -> None:
 LAUNCHED = (
     "_write", "_split", "_join", "_step", "_conv", "_rms", "_gated", "_glu", "_local", "_carry", "_outputs", "_peaks",
     "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise", "_carry_back", "_pairs", "_shares", "_inputs",
-    "_backward",
+    "_backward", "_recent_step", "_advance", "_settle",
 )  # fmt: skip
 
 main()

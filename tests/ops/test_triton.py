@@ -30,6 +30,7 @@ import h1r.ops.linear.triton as linear_kernels  # noqa: E402
 import h1r.ops.norm.triton as norm_kernels  # noqa: E402
 import h1r.ops.ssd.triton as ssd_kernels  # noqa: E402
 import h1r.ops.ssd.triton_backward as ssd_backward  # noqa: E402
+import h1r.ops.ssd.triton_recent as ssd_recent  # noqa: E402
 
 Kind = tuple[str, torch.dtype]
 KINDS = [
@@ -220,6 +221,45 @@ def test_ssd_step_updates_its_slot(kind: Kind, groups: int) -> None:
     real = [0, 1, 3]
     near(out[real], want[real], kind)
     near(after[slots[real]], state[real], (kind[0], torch.float32), 3.0)
+    for untouched in (1, 3, 5):
+        assert torch.equal(after[untouched], pool[untouched])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_ssd_steps_with_a_state_written_now_and_then(kind: Kind, groups: int) -> None:
+    """Eleven tokens, a state written every fourth, one sequence from zeros, another behind the first; then all settled."""
+    heads, p, n, batch, every = 4, 24, 40, 4, 4
+    channels, wide = heads * p, (kind[0], torch.float32)
+    a, bias, skip = (draws(wide, heads, seed=s) for s in range(3))
+    a = -a.exp()
+    slots, begin = whole([4, 0, 5, 2], kind), torch.tensor([9, 0, -1, 1])
+    pool = draws(wide, 6, heads, p, n)
+    pool[0] = torch.nan  # of the sequence that begins
+    recent = ssd_recent.Recent(
+        nan(kind, 6, every, channels + groups * n),
+        nan(wide, 6, every, heads),
+        torch.zeros(6, dtype=torch.int32, device=kind[0]),
+    )
+    recent.pending[0] = 3  # left by whoever held the slot before
+    state = pool[slots].clone()
+    state[1] = 0
+    after, real = pool.clone(), [0, 1, 3]
+    for t in range(11):
+        mixed, row = draws(kind, batch, channels + 2 * groups * n, seed=t), draws(kind, batch, heads + 5, seed=t)
+        x, b, c = mixed.float().split([channels, groups * n, groups * n], -1)
+        x, b, c = x.unflatten(-1, (heads, p)), b.unflatten(-1, (groups, n)), c.unflatten(-1, (groups, n))
+        dt = torch.nn.functional.softplus(row[:, 2 : 2 + heads].float() + bias).clamp(0.0, 3.0)
+        want = (ssd_step(x, dt, a, b, c, state) + skip[:, None] * x).flatten(1)
+        positions, out = torch.where(begin < 0, -1, begin + t).to(kind[0]), nan(kind, batch, channels)
+        given = mixed, row[:, 2 : 2 + heads], a, bias, skip, (0.0, 3.0), after, recent
+        ssd_recent.step(*given, positions, slots, groups, out)
+        ssd_recent.advance(recent, positions, slots)
+        near(out[real], want[real], kind)
+        assert recent.pending.tolist() == [(t + 1) % 4, 0, (t + 1) % 4, 0, (t + 1) % 4, 0]
+    layered = ssd_recent.Recent(recent.rows[None], recent.steps[None], recent.pending)
+    ssd_recent.settle(after[None], a[None], layered, slots, groups)
+    near(after[slots[real]], state[real], wide, 3.0)
+    assert not recent.pending.any()
     for untouched in (1, 3, 5):
         assert torch.equal(after[untouched], pool[untouched])
 

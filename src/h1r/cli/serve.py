@@ -29,6 +29,9 @@ def serve(
     dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4; fp8 on a GPU."),
     kv_cache_dtype: str = typer.Option("auto", help="Keys and values: auto (the model's), fp8 on a GPU."),
     state_dtype: str = typer.Option("float32", help="SSM states: float32, or bfloat16, which halves them."),
+    state_every: int = typer.Option(
+        1, min=1, max=16, help="Tokens after which a GPU's step writes a state; 16: fewer bytes."
+    ),
     backend: str = typer.Option("own", help="own, or vllm: a proxy before the server at --url."),
     url: str = typer.Option("", help="The server behind, with --backend vllm."),
     url_key_file: str | None = typer.Option(None, help="The key that server wants."),
@@ -68,7 +71,8 @@ def serve(
         made = _proxy(model or name, url, url_key_file, guards)
         called = made.state.service.model
     else:
-        options = _options(model, max_model_len, max_num_seqs, memory_gib, (dtype, kv_cache_dtype, state_dtype))
+        types = dtype, kv_cache_dtype, state_dtype, state_every
+        options = _options(model, max_model_len, max_num_seqs, memory_gib, types)
         called = name or Path(model).name
         guards["admin_keys"] = admin
         if replicas > 1:
@@ -84,9 +88,9 @@ def _options(
     max_model_len: int | None,
     max_num_seqs: int | None,
     memory_gib: float | None,
-    dtypes: tuple[str, str, str],
+    types: tuple[str, str, str, int],
 ) -> dict[str, Any]:
-    """Of wire.load_llm. dtypes: of weights, keys and values, states."""
+    """Of wire.load_llm. types: of weights, keys and values, states; tokens between two writings of a state."""
     if not model:
         raise ConfigError("which model? give a checkpoint folder or a Hub id")
     if max_model_len is not None and max_model_len < 2:
@@ -96,8 +100,8 @@ def _options(
         "sequences": max_num_seqs,
         "memory_bytes": int(memory_gib * 2**30) if memory_gib else None,
     }
-    types = dict(zip(("dtype", "kv_dtype", "state_dtype"), dtypes, strict=True))
-    return {"path": model} | types | {k: v for k, v in given.items() if v is not None}
+    named = dict(zip(("dtype", "kv_dtype", "state_dtype", "state_every"), types, strict=True))
+    return {"path": model} | named | {k: v for k, v in given.items() if v is not None}
 
 
 def build(options: dict[str, Any], called: str, **guards: Any) -> Any:

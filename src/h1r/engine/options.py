@@ -32,6 +32,8 @@ class EngineConfig:
     prefixes      states of prompt beginnings kept for later prompts, at most; they give way to sequences. None: an eighth
                   of `sequences`; 0: none
     state_dtype   of the SSM state; float32 keeps long traces exact
+    state_every   on a GPU, tokens after which a decode step writes the SSM state, 1 to 16; those since lie beside it, which
+                  nearly halves the bytes that states move and rounds a bfloat16 state less often
     kv_dtype      of keys and values; None: the model's. torch.float8_e4m3fn holds twice the tokens
     graphs        on a GPU, replay CUDA graphs instead of launching kernels one by one
     exact         decode with the trainer's own arithmetic (`engine.replay`); PyTorch only, many times slower
@@ -46,6 +48,7 @@ class EngineConfig:
     context: int | None = None
     prefixes: int | None = None
     state_dtype: torch.dtype = torch.float32
+    state_every: int = 1
     kv_dtype: torch.dtype | None = None
     graphs: bool = True
     exact: bool = False
@@ -56,6 +59,8 @@ class EngineConfig:
         for name in ("sequences", "page_size", "chunk"):
             if (getattr(self, name) or 1) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if not 1 <= self.state_every <= 16:
+            raise ConfigError(f"state_every={self.state_every}: must be 1 to 16")
 
 
 def memory_for(model: Any, config: Any, options: EngineConfig, dtype: torch.dtype, device: torch.device) -> Memory:
@@ -63,7 +68,9 @@ def memory_for(model: Any, config: Any, options: EngineConfig, dtype: torch.dtyp
     native = isinstance(model, NativeModel)
     unit = NATIVE_PAGE if native else 1  # tokens of the smallest page
     gpu = device.type == "cuda"
-    one = new_cache(model, config, 1, unit, 1, dtype, options.state_dtype, device, options.kv_dtype)
+    one = new_cache(
+        model, config, 1, unit, 1, dtype, options.state_dtype, device, options.kv_dtype, options.state_every
+    )
     paged, slot = (
         sum(t.numel() * t.element_size() for n in names if (t := getattr(one, n, None)) is not None)
         for names in (PAGED, SLOTTED)

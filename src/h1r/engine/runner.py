@@ -22,7 +22,7 @@ from h1r.model.cache import Cache, Sequences
 from h1r.ops.layout import Layout
 
 PAGED = ("k", "v")  # [L, pages, page_size, K, d]
-SLOTTED = ("conv", "ssm")  # [L, slots, ...]
+SLOTTED = ("conv", "ssm", "recent_rows", "recent_steps", "pending")  # [L, slots, ...]
 
 
 class Host(NamedTuple):
@@ -37,14 +37,15 @@ AnyCache = Cache | NativeCache
 
 def new_cache(
     model: Any, config: Any, pages: int, page_size: int, slots: int, dtype: torch.dtype, state_dtype: torch.dtype,
-    device: torch.device, kv_dtype: torch.dtype | None = None,
+    device: torch.device, kv_dtype: torch.dtype | None = None, state_every: int = 1,
 ) -> AnyCache:  # fmt: skip
     """An empty cache of the kind the model reads."""
     if isinstance(model, NativeModel):
         return model.cache(pages, page_size, slots, state_dtype)
     return Cache(
-        config, pages, page_size, slots, dtype=dtype, state_dtype=state_dtype, device=device, kv_dtype=kv_dtype
-    )
+        config, pages, page_size, slots, dtype=dtype, state_dtype=state_dtype, device=device, kv_dtype=kv_dtype,
+        state_every=state_every,
+    )  # fmt: skip
 
 
 class Runner:
@@ -53,11 +54,11 @@ class Runner:
     def __init__(
         self, model: Any, config: Any, memory: Memory, *, dtype: torch.dtype, state_dtype: torch.dtype,
         device: torch.device, poison: bool = False, exact: bool = False, graphs: bool = True,
-        kv_dtype: torch.dtype | None = None,
+        kv_dtype: torch.dtype | None = None, state_every: int = 1,
     ) -> None:  # fmt: skip
         self.chunk = replay.chunk_of(config) if exact else 0
         self.model, self.config, self.memory, self.device, self.poison = model, config, memory, device, poison
-        self.dtype, self.state_dtype, self.kv_dtype = dtype, state_dtype, kv_dtype
+        self.dtype, self.state_dtype, self.kv_dtype, self.state_every = dtype, state_dtype, kv_dtype, state_every
         self.graphs = graphs and device.type == "cuda"
         self.cache = self._new_cache()
         self.table = torch.zeros(memory.slots.size, 1, dtype=torch.int64)
@@ -66,6 +67,7 @@ class Runner:
     def swap(self, model: Any) -> None:
         """Other weights of the same shapes; on a GPU they are written over the old ones, which the graphs read."""
         if self.decoder is not None:
+            self.decoder.settle(range(self.memory.slots.size))  # what is pending decays by the weights that wrote it
             cuda.overwrite(self.model, model)
         else:
             self.model = model
@@ -150,6 +152,8 @@ class Runner:
         for s, count in chunks:
             ids += s.request.prompt.token_ids[s.length : s.length + count]
         layout = Layout.of(tuple(n for _, n in chunks), offsets=tuple(s.length for s, _ in chunks), device=self.device)
+        if self.decoder is not None:
+            self.decoder.settle([s.slot for s, _ in chunks])
         self.model.forward(
             torch.tensor(ids, device=self.device), layout, self.cache, self._rows([s for s, _ in chunks])
         )
@@ -254,7 +258,7 @@ class Runner:
         memory = self.memory
         return new_cache(
             self.model, self.config, memory.pages.size, memory.page_size, memory.slots.size, self.dtype,
-            self.state_dtype, self.device, self.kv_dtype,
+            self.state_dtype, self.device, self.kv_dtype, self.state_every,
         )  # fmt: skip
 
     def _fit(self) -> None:
@@ -274,4 +278,5 @@ class Runner:
         slots = torch.tensor(self.memory.slots.free, dtype=torch.int64, device=self.device)
         for names, free in ((PAGED, pages), (SLOTTED, slots)):
             for tensor in self._tensors(names).values():
-                tensor[:, free] = torch.nan
+                if tensor.is_floating_point():
+                    tensor[:, free] = torch.nan

@@ -26,7 +26,11 @@ class Sequences(NamedTuple):
 
 
 class Cache:
-    """k, v [L,pages,page_size,Kv,d]; conv [L,slots,C,K-1]; ssm [L,slots,H,P,N] (both None in a pure Transformer)."""
+    """k, v [L,pages,page_size,Kv,d]; conv [L,slots,C,K-1]; ssm [L,slots,H,P,N] (both None in a pure Transformer).
+
+    Where the state is not written every token (`state_every` > 1, decoding by Triton's kernels): recent_rows
+    [L,slots,every,HP+GN], recent_steps [L,slots,every,H] and pending [1,slots], see `ops.ssd.triton_recent`; else None.
+    """
 
     def __init__(
         self,
@@ -38,8 +42,9 @@ class Cache:
         state_dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         kv_dtype: torch.dtype | None = None,
+        state_every: int = 1,
     ) -> None:
-        """kv_dtype: of k and v, where not `dtype`."""
+        """kv_dtype: of k and v, where not `dtype`. state_every: tokens after which a decode step writes the state."""
         self.page_size = page_size
         shape = (config.num_hidden_layers, pages, page_size, config.num_key_value_heads, config.head_dim)
         self.k = torch.zeros(shape, dtype=kv_dtype or dtype, device=device)
@@ -51,6 +56,9 @@ class Cache:
             self.v = torch.zeros(shape, dtype=kv_dtype or dtype, device=device)
         self.conv: Tensor | None = None
         self.ssm: Tensor | None = None
+        self.recent_rows: Tensor | None = None
+        self.recent_steps: Tensor | None = None
+        self.pending: Tensor | None = None
         if isinstance(config, H1Config):
             layers = config.num_hidden_layers
             # Channels side by side in memory: a decode step then works on whole rows of them.
@@ -61,6 +69,11 @@ class Cache:
                 layers, slots, config.mamba_n_heads, config.mamba_d_head, config.mamba_d_state,
                 dtype=state_dtype, device=device,
             )  # fmt: skip
+            if state_every > 1:
+                width = config.mamba_d_ssm + config.mamba_n_groups * config.mamba_d_state
+                self.recent_rows = torch.zeros(layers, slots, state_every, width, dtype=dtype, device=device)
+                self.recent_steps = torch.zeros(layers, slots, state_every, config.mamba_n_heads, device=device)
+                self.pending = torch.zeros(1, slots, dtype=torch.int32, device=device)
 
 
 class Prefill:

@@ -97,6 +97,19 @@ class Decoder:
             replays.forward()
             replays.draw(False)
 
+    def settle(self, slots: Items[int]) -> None:
+        """Write what is pending of these slots' states, which a prompt's next chunk or new weights need whole."""
+        if self.cache.pending is None or not len(slots):
+            return
+        from h1r.engine.cuda.step import recent_of
+        from h1r.ops.ssd.triton_recent import settle
+
+        recent = recent_of(self.cache)
+        if recent is not None and self.cache.ssm is not None:
+            a = torch.stack([layer.weights().a for layer in self.model.layers]).float()
+            index = self._pinned(torch.tensor(list(slots))).to(self.device, non_blocking=True)
+            settle(self.cache.ssm, a, recent, index, self.model.config.mamba_n_groups)
+
     def chains(self, traces: Items[Sequence]) -> bool:
         """Whether the step before had these very traces."""
         return self._last is not None and self._last[1] == [id(s) for s in traces]

@@ -25,6 +25,8 @@ from h1r.ops.linear.fp8 import Fp8
 from h1r.ops.norm import triton as norm_kernels
 from h1r.ops.norm.triton import Codes, Sums
 from h1r.ops.ssd import triton as ssd_kernels
+from h1r.ops.ssd import triton_recent as recent_kernels
+from h1r.ops.ssd.triton_recent import Recent
 
 
 class Step:
@@ -37,6 +39,7 @@ class Step:
         self.model, self.cache, self.table, self.rows, self.config = model, cache, table, rows, c
         device, self.dtype = table.device, _dtype(model)
         self.hybrid = isinstance(c, H1Config)
+        self.recent = recent_of(cache)
         self.whole = torch.zeros(6, rows, dtype=torch.int64, device=device)
         self.whole[1] = -1
         self.reals = torch.ones(3, rows, dtype=torch.float32, device=device)
@@ -70,6 +73,8 @@ class Step:
             else:
                 linear_kernels.glu(gate, up, inner)
             more = _addend(inner, w.down, getattr(w, "down_bias", None), self.dtype)
+        if self.recent is not None:
+            recent_kernels.advance(self.recent, positions, self.whole[2])
         last = self.model.final_layernorm if self.hybrid else self.model.norm
         x = torch.empty_like(h)
         norm_kernels.rms(h, more, last.weight, c.rms_norm_eps, x)
@@ -143,13 +148,31 @@ class Step:
         )
         y = torch.empty(self.rows, inner, dtype=torch.float32, device=row.device)
         begin = inner + channels
-        ssd_kernels.step(
-            mixed, row[:, begin : begin + c.mamba_n_heads], w.a, w.dt_bias, w.skip, c.time_step_limit,
-            self.cache.ssm[index], positions, slots, c.mamba_n_groups, y,
-        )  # fmt: skip
+        given = (
+            mixed,
+            row[:, begin : begin + c.mamba_n_heads],
+            w.a,
+            w.dt_bias,
+            w.skip,
+            c.time_step_limit,
+            self.cache.ssm[index],
+        )
+        if self.recent is None:
+            ssd_kernels.step(*given, positions, slots, c.mamba_n_groups, y)
+        else:
+            rows, steps, pending = self.recent
+            recent = Recent(rows[index], steps[index], pending)
+            recent_kernels.step(*given, recent, positions, slots, c.mamba_n_groups, y)
         norm_kernels.gated(
             y, row[:, :inner], c.rms_norm_eps, c.mamba_n_groups, c.mamba_norm_before_gate, c.mamba_rms_norm, out
         )
+
+
+def recent_of(cache: Cache) -> Recent | None:
+    """Of all layers, where states are not written every token."""
+    if cache.recent_rows is None or cache.recent_steps is None or cache.pending is None:
+        return None
+    return Recent(cache.recent_rows, cache.recent_steps, cache.pending[0])
 
 
 def _product(x: Tensor | Codes, weight: Any, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

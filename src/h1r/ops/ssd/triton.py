@@ -149,8 +149,8 @@ def forward(
 def enter(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, cuts: Cut, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """s of each token of the chunks [n,H,Q] fp32, the states that enter them [n,H,P,N] in x's dtype (products take them so), those
-    after each document [S,H,P,N] fp32. dt and a must be fp32."""
+    """s of each token of the chunks [n,H,Q] fp32, the states that enter them [n,H,P,N] in x's dtype (products take them so),
+    those after each document [S,H,P,N] fp32. dt and a must be fp32."""
     _, heads, p = x.shape
     n, documents = b.shape[2], len(cuts.first) - 1
     given = None if state is None else state.float().contiguous()
