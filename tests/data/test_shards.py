@@ -51,6 +51,31 @@ def test_a_killed_run_repeats_only_what_was_not_finished(tmp_path):
     assert all(s.seconds > 0 for s in transform(files, out, keep_math, version="2"))
 
 
+def test_commands_take_a_folder_to_a_folder(tmp_path, capsys):
+    """Resumable; with other options again; what cannot be is told."""
+    from h1r.cli import data as commands
+
+    corpus(tmp_path / "in", files=2)
+    options = {"max_tokens": 0, "tokenizer": None, "box": True, "keep_incorrect": 0.0, "check": True, "workers": 1}
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    commands.filter_(source, out, **options)
+    first = capsys.readouterr().out
+    assert "tokens a second" in first and "60 of 60 problems" in first.splitlines()[-1]
+    (tmp_path / "out" / "part-1.jsonl").unlink()
+    commands.filter_(source, out, **options)
+    again = capsys.readouterr().out.splitlines()
+    assert "finished before" in again[0] and "a second" in again[1] and again[2].endswith("2 files, 1 finished before")
+    commands.filter_(source, out, **options | {"max_tokens": 30})
+    assert "finished before" not in capsys.readouterr().out
+    commands.convert(source, str(tmp_path / "own"), format="", limit=None, workers=1)
+    assert [p.id for p in read(tmp_path / "own")] == [p.id for p in read(source)]
+    for wrong, where, say in (
+        (source, source, "among what they are made from"), (f"{source}/part-0.jsonl", out, "results of a folder"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=say):
+            commands.filter_(wrong, where, **options)
+
+
 def test_errors_keep_their_file_and_line(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "kind": "math", "messages": []}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl, line 1, field 'messages'"):

@@ -26,6 +26,12 @@ app = typer.Typer(
 
 SOURCE = typer.Argument(..., help="JSONL, Parquet, a folder of them, or hf:NAME.")
 OUT = typer.Option(..., "--out", "-o", help="Where the result goes (.jsonl, .jsonl.gz, .parquet).")
+OUTS = typer.Option(
+    ...,
+    "--out",
+    "-o",
+    help="A file (.jsonl, .jsonl.gz, .parquet), or a folder: a file for each of SOURCE's, resumable.",
+)
 WORKERS = typer.Option(os.cpu_count() or 1, min=1, help="Processes; the result does not depend on it.")
 
 
@@ -47,15 +53,22 @@ def make(
 @app.command()
 def convert(
     source: str = SOURCE,
-    out: str = OUT,
+    out: str = OUTS,
     format: str = typer.Option(
         "", help="gsm8k, openthoughts, openmathreasoning, numinamath, messages, ...; default: guessed."
     ),
-    limit: int | None = typer.Option(None),
+    limit: int | None = typer.Option(None, help="At most so many (not of a folder to a folder)."),
+    workers: int = WORKERS,
 ) -> None:
     """Any known trace format to problems with solutions."""
+    from h1r.cli import data_files
     from h1r.data import read, write
 
+    if files := data_files.folders(source, out):
+        if limit is not None:
+            raise ConfigError("--limit: of one file; a folder is converted whole")
+        print(data_files.over(files, out, data_files.same, workers=workers, version=f"convert {format}", format=format))
+        return
     problems = read(source, format=format)
     print(f"{out}: {write(out, islice(problems, limit))} problems")
 
@@ -63,7 +76,7 @@ def convert(
 @app.command("filter")
 def filter_(
     source: str = SOURCE,
-    out: str = OUT,
+    out: str = OUTS,
     max_tokens: int = typer.Option(0, help="Drop longer traces (0: any length)."),
     tokenizer: str | None = typer.Option(None, help="Checkpoint folder whose tokens count; default: words."),
     box: bool = typer.Option(True, help="Mathematics must end in a box."),
@@ -72,13 +85,19 @@ def filter_(
     workers: int = WORKERS,
 ) -> None:
     """Drop traces without reasoning or answer, without a box, with code that does not parse, too long, or wrong."""
+    from h1r.cli import data_files
     from h1r.data import FilterConfig, curate, read, write
 
     tally: Counter[str] = Counter()
     settings = FilterConfig(max_tokens=max_tokens, box=box, keep_incorrect=keep_incorrect)
+    judge, counter = _judge if check else None, _Counter(tokenizer)
+    if files := data_files.folders(source, out):
+        work = data_files.Filter(settings, counter, judge)
+        version = f"filter {settings} {tokenizer} {check}"
+        print(data_files.over(files, out, work, workers=workers, version=version, count=counter))
+        return
     begun = time.monotonic()
-    judge = _judge if check else None
-    kept = curate(read(source), settings, count=_Counter(tokenizer), correct=judge, tally=tally, workers=workers)
+    kept = curate(read(source), settings, count=counter, correct=judge, tally=tally, workers=workers)
     count = write(out, kept)
     dropped = ", ".join(f"{n} {why}" for why, n in tally.most_common() if why != "kept")
     print(f"{out}: {count} kept; {dropped or 'none dropped'} ({_rate(tally.total(), begun)})")
@@ -272,7 +291,7 @@ def mix(
     seed: int = typer.Option(0),
 ) -> None:
     """A seeded weighted mixture of several files."""
-    from h1r.data import BandConfig, Mixture, read, stratify, write
+    from h1r.data import BandConfig, Indexed, Mixture, read, stratify, write
     from h1r.data import difficulty as levels
     from h1r.data import source as named
 
@@ -280,7 +299,7 @@ def mix(
     sources = []
     for word in source:
         path, _, weight = word.partition("=")
-        problems = list(read(path))
+        problems = Indexed(path) if path.endswith(".jsonl") else list(read(path))  # lines of a file are read when drawn
         if not problems:
             raise DataError(f"{path}: holds no problems")
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,14 @@ from h1r.types import Problem
 
 BLOCK = 4096
 Ints = npt.NDArray[np.int64]
+
+
+class Many(Protocol):
+    """Problems by number: a list, or `readers.Indexed`, which reads a line when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Problem: ...
 
 
 class Source(NamedTuple):
@@ -41,7 +49,7 @@ class Draw(NamedTuple):
     problem: Problem
 
 
-def source(name: str, problems: Sequence[Problem], weight: float = 1.0) -> Source:
+def source(name: str, problems: Many, weight: float = 1.0) -> Source:
     """A source over anything with a length and an index: a list, or `readers.Indexed`."""
     return Source(name, problems.__getitem__, len(problems), weight)
 
@@ -131,7 +139,7 @@ class Mixture:
 
 
 def stratify(
-    problems: Sequence[Problem],
+    problems: Many,
     *,
     domains: Mapping[str, float] | None = None,
     bands: BandConfig | None = None,
@@ -144,7 +152,8 @@ def stratify(
     """
     bands, table = bands or BandConfig(), table or {}
     cells: dict[tuple[str, str], list[int]] = {}
-    for i, problem in enumerate(problems):
+    for i in range(len(problems)):
+        problem = problems[i]
         cells.setdefault((problem.domain, band(of(problem, table), bands)), []).append(i)
     for name in domains or {}:
         if name not in {d for d, _ in cells}:
@@ -164,7 +173,7 @@ def stratify(
 class _Subset(NamedTuple):
     """Some problems of a sequence, by index."""
 
-    problems: Sequence[Problem]
+    problems: Many
     indices: Ints
 
     def at(self, k: int) -> Problem:
