@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from h1r.errors import ConfigError, DataError
 
@@ -35,7 +36,8 @@ def folders(source: str, out: str) -> list[Path]:
     return found
 
 
-class Filter(NamedTuple):
+@dataclass(frozen=True)
+class Filter:
     """`data.curate` of one file, where the process is the unit of work."""
 
     settings: FilterConfig

@@ -57,22 +57,20 @@ def serve(
     keys = read_keys(api_key_file) if api_key_file else ()
     admin = read_keys(admin_key_file) if admin_key_file else ()
     check_binding(host, keys)
-    if log_prompts and not log_file:
-        raise ConfigError("--log-prompts: give --log-file too")
+    _check(backend, url, log_file, log_prompts)
     limits = Limits(
         in_flight=max_requests, at_work=max_running, per_key=max_requests_per_key, wait=max_wait, seconds=max_seconds,
         body=int(max_body_mib * 2**20),
     )  # fmt: skip
     record = Record(log_file, log_prompts) if log_file else None
     guards: dict[str, Any] = {"api_keys": keys, "cors_origins": cors_origin, "limits": limits, "record": record}
-    if backend not in ("own", "vllm") or (backend == "vllm") != bool(url):
-        raise ConfigError(f"--backend {backend}: own, or vllm together with --url")
     if backend == "vllm":
         made = _proxy(model or name, url, url_key_file, guards)
         called = made.state.service.model
     else:
-        types = dtype, kv_cache_dtype, state_dtype, state_every
-        options = _options(model, max_model_len, max_num_seqs, memory_gib, types)
+        options = _options(
+            model, max_model_len, max_num_seqs, memory_gib, (dtype, kv_cache_dtype, state_dtype, state_every)
+        )
         called = name or Path(model).name
         guards["admin_keys"] = admin
         if replicas > 1:
@@ -81,6 +79,14 @@ def serve(
         made = build(options, called, **guards)
     _announce(called, host, port)
     listen(made, host, port, keys=keys, drain=drain)
+
+
+def _check(backend: str, url: str, log_file: str | None, log_prompts: bool) -> None:
+    """Options that do not go together."""
+    if log_prompts and not log_file:
+        raise ConfigError("--log-prompts: give --log-file too")
+    if backend not in ("own", "vllm") or (backend == "vllm") != bool(url):
+        raise ConfigError(f"--backend {backend}: own, or vllm together with --url")
 
 
 def _options(

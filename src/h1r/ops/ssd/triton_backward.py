@@ -258,16 +258,9 @@ def _shares(
             for first in range(0, P, BK):
                 channel = first + tl.arange(0, BK)
                 real = channel < P
-                zs = tl.load(
-                    z + tokens[:, None] * z_row + head * P + channel[None, :],
-                    mask=here[:, None] & real[None, :],
-                    other=0.0,
-                )
-                ms = tl.load(
-                    matrix + mine * P * N + channel[:, None] * N + at[None, :],
-                    mask=real[:, None] & wide[None, :],
-                    other=0.0,
-                )
+                seen, kept = here[:, None] & real[None, :], real[:, None] & wide[None, :]
+                zs = tl.load(z + tokens[:, None] * z_row + head * P + channel[None, :], mask=seen, other=0.0)
+                ms = tl.load(matrix + mine * P * N + channel[:, None] * N + at[None, :], mask=kept, other=0.0)
                 share += tl.dot(zs, ms.to(z.dtype.element_ty), input_precision="ieee")
             s = tl.load(sums + mine * Q + i)
             if LATER:
