@@ -68,9 +68,8 @@ def serve(
         made = _proxy(model or name, url, url_key_file, guards)
         called = made.state.service.model
     else:
-        options = _options(
-            model, max_model_len, max_num_seqs, memory_gib, (dtype, kv_cache_dtype, state_dtype, state_every)
-        )
+        types = dtype, kv_cache_dtype, state_dtype, state_every
+        options = _options(model, max_model_len, max_num_seqs, memory_gib, types)
         called = name or Path(model).name
         guards["admin_keys"] = admin
         if replicas > 1:
