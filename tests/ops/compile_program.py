@@ -151,8 +151,8 @@ def main() -> None:
 
 LAUNCHED = (
     "_write", "_split", "_join", "_step", "_conv", "_rms", "_gated", "_glu", "_local", "_carry", "_outputs", "_peaks",
-    "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise", "_carry_back", "_pairs", "_shares", "_inputs",
-    "_backward", "_recent_step", "_advance", "_settle",
+    "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise", "_carry_back", "_scores", "_pairs", "_shares",
+    "_inputs", "_backward", "_recent_step", "_advance", "_settle",
 )  # fmt: skip
 
 main()

@@ -83,14 +83,13 @@ def backward(
         LAST=last is not None, FIRST=first is not None, num_warps=4,
     )  # fmt: skip
     blocks = CHUNK // M
-    scores, dscores = room(chunks, groups, CHUNK, CHUNK), room(chunks, groups, CHUNK, CHUNK, dtype=x.dtype)
+    scores, dscores = forward.scores(b, c, cuts), room(chunks, groups, CHUNK, CHUNK, dtype=x.dtype)
     rows, columns = (torch.zeros(chunks, heads, blocks, CHUNK, device=device) for _ in range(2))
     diagonal = torch.zeros(chunks, heads, CHUNK, device=device)
     pp, np = max(16, triton.next_power_of_2(p)), max(16, triton.next_power_of_2(n))
-    strides = x.stride(0), b.stride(0), b.stride(1), c.stride(0), c.stride(1)
     _pairs[(chunks, groups, blocks * blocks)](
-        x, dt32, b, c, dy, cuts.start, cuts.size, sums, scores, dscores, rows, columns, diagonal, *strides,
-        **shape, PP=pp, BM=M, BK=min(np, 64), num_warps=8,
+        x, dt32, dy, cuts.start, cuts.size, sums, scores, dscores, rows, columns, diagonal, x.stride(0),
+        H=heads, P=p, R=heads // groups, Q=CHUNK, PP=pp, BM=M, num_warps=8,
     )  # fmt: skip
     bn, wide = min(np, 128), 1 if x.element_size() < 4 else 2
     strips = triton.cdiv(n, bn)
@@ -157,11 +156,10 @@ def _carry_back(
 
 @triton.jit
 def _pairs(
-    x, dt, b, c, dy, start, size, sums, scores, dscores, rows, columns, diagonal, x_row, b_row, b_group, c_row, c_group,
-    H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, PP: tl.constexpr,
-    BM: tl.constexpr, BK: tl.constexpr,
+    x, dt, dy, start, size, sums, scores, dscores, rows, columns, diagonal, x_row, H: tl.constexpr, P: tl.constexpr,
+    R: tl.constexpr, Q: tl.constexpr, PP: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """c_i . b_j and its gradient [n,G,Q,Q] (zero where j > i), and E's sums, of one block of tokens i against one of tokens j."""
+    """The gradient of c_i . b_j [n,G,Q,Q] (zero where j > i), and E's sums, of one block of tokens i against one of tokens j."""
     number, group = tl.program_id(0), tl.program_id(1)
     low, side = tl.program_id(2) // (Q // BM), tl.program_id(2) % (Q // BM)
     begin, count = tl.load(start + number), tl.load(size + number)
@@ -170,19 +168,8 @@ def _pairs(
         here, there = i < count, j < count
         targets, sources = (begin + i).to(tl.int64), (begin + j).to(tl.int64)
         seen = (i[:, None] >= j[None, :]) & here[:, None]
-        dot = tl.zeros((BM, BM), tl.float32)
-        for first in range(0, N, BK):
-            at = first + tl.arange(0, BK)
-            cs = tl.load(
-                c + targets[:, None] * c_row + group * c_group + at[None, :], mask=here[:, None] & (at < N)[None, :],
-                other=0.0,
-            )  # fmt: skip
-            bs = tl.load(
-                b + sources[None, :] * b_row + group * b_group + at[:, None], mask=there[None, :] & (at < N)[:, None],
-                other=0.0,
-            )  # fmt: skip
-            dot += tl.dot(cs, bs, input_precision="ieee")
-        dot = tl.where(seen, dot, 0.0)
+        tile = (number * tl.num_programs(1) + group).to(tl.int64) * Q * Q + i[:, None] * Q + j[None, :]
+        dot = tl.load(scores + tile)
         channel = tl.arange(0, PP)
         whole = channel < P
         slope = tl.zeros((BM, BM), tl.float32)
@@ -210,8 +197,6 @@ def _pairs(
             e = tl.where(i[:, None] > j[None, :], moved * dot, 0.0)
             tl.store(rows + (mine * (Q // BM) + side) * Q + i, tl.sum(e * delta[None, :], 1))
             tl.store(columns + (mine * (Q // BM) + low) * Q + j, tl.sum(e, 0))
-        tile = (number * tl.num_programs(1) + group).to(tl.int64) * Q * Q + i[:, None] * Q + j[None, :]
-        tl.store(scores + tile, dot)
         tl.store(dscores + tile, slope.to(dscores.dtype.element_ty))
 
 
