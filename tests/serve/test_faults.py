@@ -252,11 +252,16 @@ def test_log_knows_tokens_and_no_words(llm: LLM, tmp_path: Path):
             headers = {"authorization": "Bearer a-long-secret"}
             httpx2.post(f"{url}/v1/chat/completions", json=ask, headers=headers, timeout=20)
             httpx2.post(f"{url}/v1/chat/completions", json=ask, timeout=20)
-            until(lambda r=record: (r.flush(), r.path.read_text().count("\n") == 2)[1])
-    first, second = (json.loads(line) for line in quiet.path.read_text().splitlines())
+            think = {"messages": MESSAGES, "traces": 4, "warmup": 2, "max_tokens": 6}
+            thought = httpx2.post(f"{url}/v1/deepthink", json=think, headers=headers, timeout=20).json()
+            until(lambda r=record: (r.flush(), r.path.read_text().count("\n") == 3)[1])
+    first, second, third = (json.loads(line) for line in quiet.path.read_text().splitlines())
     assert (first["status"], first["completion_tokens"], first["path"]) == (200, 5, "/v1/chat/completions")
     assert first["prompt_tokens"] > 5 and first["seconds"] > 0 and len(first["client"]) == 8
     assert second["status"] == 401 and "completion_tokens" not in second
+    assert third["prompt_tokens"] == first["prompt_tokens"] and thought["traces"] == 4
+    written = [json.loads(r.path.read_text().splitlines()[2])["completion_tokens"] for r in (quiet, full)]
+    assert 4 <= written[0] <= 24 and written[1] == thought["tokens"]
     told = quiet.path.read_text()
     assert "2+2" not in told and "secret" not in told
     assert "What is 2+2?" in json.loads(full.path.read_text().splitlines()[0])["body"]

@@ -31,7 +31,7 @@ from h1r.search import (
     weight_of,
 )
 from h1r.serve.answers import finite, head
-from h1r.serve.flight import Gone
+from h1r.serve.flight import TOKENS, Gone
 from h1r.serve.protocol import DeepConf, DeepThinkRequest, characters, messages
 from h1r.serve.service import Refused, Service, as_refused, error_body, service
 from h1r.serve.stream import HEADERS, frame
@@ -90,7 +90,7 @@ def launch(
     def tell(event: Any) -> None:
         loop.call_soon_threadsafe(mail.put_nowait, event)
 
-    thinking = Thinking(here, config, tell if telling else _silent)
+    thinking = Thinking(here, config, tell if telling else _silent, request.scope.get(TOKENS))
     run = loop.run_in_executor(None, thinking.run, prompt, params)
     leaving = asyncio.create_task(_gone(request))
     leaving.add_done_callback(lambda task: None if task.cancelled() else thinking.stop())
@@ -157,8 +157,10 @@ async def _gone(request: Request) -> None:
 class Thinking:
     """One run of the policy, in a worker thread: a `generate` for search that tells, and that can be stopped."""
 
-    def __init__(self, here: Service, config: DeepConfConfig, tell: Tell) -> None:
+    def __init__(self, here: Service, config: DeepConfConfig, tell: Tell, counts: dict[str, int] | None = None) -> None:
+        """counts: where the log's line takes its token numbers from."""
         self._here, self._config, self._tell = here, config, tell
+        self._counts = {} if counts is None else counts
         self._tickets: list[Ticket] = []
         self._stopped = False
         self._launched = 0
@@ -169,6 +171,7 @@ class Thinking:
     def run(self, prompt: Prompt, sampling: SamplingParams) -> DeepConfResult:
         """Blocks until the vote is known. Raises Gone after `stop`."""
         assert self._here.answer_of is not None
+        self._counts |= {"prompt_tokens": len(prompt.token_ids), "completion_tokens": 0}
         result = online(self.generate, prompt, sampling, self._config, self._here.answer_of, self._here.same)
         metrics = self._here.metrics
         metrics.saved.inc(result.saved)
@@ -209,6 +212,7 @@ class Thinking:
         """On the engine's thread: a trace ended; the plain vote so far."""
         assert self._here.answer_of is not None
         self._here.metrics.finished(str(trace.stop.value))
+        self._counts["completion_tokens"] = self._counts.get("completion_tokens", 0) + len(trace.token_ids)
         whole = trace.stop in (StopReason.STOP, StopReason.LENGTH)
         answer = self._here.answer_of(trace) if whole else None
         stats = statistics(trace.confidence, self._config.window, self._config.window)
