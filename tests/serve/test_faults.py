@@ -247,7 +247,7 @@ def test_full_disk_costs_lines_not_requests(llm: LLM, tmp_path: Path, caplog):
 def test_log_knows_tokens_and_no_words(llm: LLM, tmp_path: Path):
     quiet, full = Record(tmp_path / "quiet.jsonl"), Record(tmp_path / "full.jsonl", prompts=True)
     for record in (quiet, full):
-        with served(llm, record=record, api_keys=["a-long-secret"]) as url:
+        with served(llm, record=record, api_keys=["a-long-secret"], answer_of=lambda trace: "one") as url:
             ask = {"messages": MESSAGES, "max_tokens": 5, "ignore_eos": True}
             headers = {"authorization": "Bearer a-long-secret"}
             httpx2.post(f"{url}/v1/chat/completions", json=ask, headers=headers, timeout=20)
