@@ -202,9 +202,11 @@ def test_the_engine_ahead_of_the_host_writes_the_same_traces(
             assert np.abs(a - b).max(initial=0.0) < 1e-4, (key, name)
 
 
-def test_new_weights_between_two_steps_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_swap", ["keep", pytest.param("reread", marks=pytest.mark.slow)])
+def test_new_weights_between_two_steps_in_flight(at_swap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "fits", lambda model, page: True)
     options = {"page_size": PAGE, "sequences": 4, "seed": 0, "memory_bytes": 1 << 22, "state_every": 4}
+    options["at_swap"] = at_swap
     small = replace(H1, num_hidden_layers=1)
     e = Engine(made(small), small, EngineConfig(**options))  # type: ignore[arg-type]
     e.add(Prompt(token_ids=(5, 9)), SamplingParams(max_tokens=6, temperature=0.0))
@@ -212,12 +214,19 @@ def test_new_weights_between_two_steps_in_flight(monkeypatch: pytest.MonkeyPatch
         e.step()
     cache = e.runner.cache
     assert isinstance(cache, Cache) and cache.pending is not None and cache.pending.any()
-    e.swap(fold(build(small, seed=2)).to(DEVICE).eval(), 1)
+    new = fold(build(small, seed=2)).to(DEVICE).eval()
+    e.swap(new, 1)
     assert not cache.pending.any(), "what the old weights left pending decays by the old weights"
     out = [event.trace for _ in range(40) if e.busy for event in e.step() if event.trace is not None]
     (trace,) = out
     assert trace is not None and len(trace.token_ids) == 6
     assert trace.token_versions.count(1) in (2, 3) and sorted(trace.token_versions) == list(trace.token_versions)
+    if at_swap == "reread":
+        ids = torch.tensor([5, 9, *trace.token_ids[:-1]], device=DEVICE)
+        with torch.inference_mode():
+            logits = new.logits(new.forward(ids, Layout.of((len(ids),), device=DEVICE)))[1:].log_softmax(-1).cpu()
+        want = logits.gather(1, torch.tensor(trace.token_ids)[:, None])[:, 0].numpy()
+        assert np.abs(trace.raw_logprobs - want)[np.array(trace.token_versions) == 1].max() < 1e-4
     e.check_integrity()
 
 

@@ -56,6 +56,8 @@ class World:
         assert sorted(s.slot for s in scheduler.resident) == [i for i, r in enumerate(scheduler.memory.slots.refs) if r]
         for s, count in plan.prefill + [(s, 1) for s in plan.decode]:
             self.write(s, count)
+        for s in plan.decode:
+            s.token_ids.append(0)
         return plan.decode
 
     def write(self, s: Sequence, count: int) -> None:

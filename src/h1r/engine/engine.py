@@ -140,7 +140,8 @@ class Engine:
             self._finish(s, StopReason.ABORT)
 
     def swap(self, model: Any, version: int) -> None:
-        """New weights, between two steps; traces in flight go on with them and remember which token had which.
+        """New weights, between two steps; traces in flight go on with them (`at_swap` says from where) and remember which token
+        had which.
 
         A native engine packs a folded model (fp32 is best) in its own format.
         """
@@ -152,9 +153,15 @@ class Engine:
             raise CheckpointError(
                 f"new weights have (layers, width, vocabulary) {new}, the engine's {old}: another model"
             )
+        reread = self.options.at_swap == "reread"
+        if reread and self._flight is not None:
+            self._land(*self._flight, go_on=False)
         self.drop_prefixes()
         self.runner.swap(model)
         self.version = version
+        if reread and not self.scheduler.idle:
+            traces, tokens = self.scheduler.reread()
+            logger.info("weights of version %d: %d traces in flight read %d tokens again", version, traces, tokens)
 
     def drop_prefixes(self) -> None:
         """Forget the kept states of prompt beginnings, and those to come of requests in flight; they belong to the weights
@@ -184,8 +191,8 @@ class Engine:
 
     # Inside a step
 
-    def _land(self, flight: Flight, version: int) -> None:
-        """Start the next step, where it is the same traces again, then take the tokens of the one in flight.
+    def _land(self, flight: Flight, version: int, go_on: bool = True) -> None:
+        """Start the next step, where it is the same traces again (and `go_on`), then take the tokens of the one in flight.
 
         A trace that ends here has a token too many in the next step; it is dropped.
         """
@@ -193,7 +200,7 @@ class Engine:
         self._flight = None
         alive = [row for row, s in enumerate(traces) if s.stop is None]
         same = len(alive) == len(traces) and runner.decoder is not None and runner.decoder.chains(traces)
-        if same and not self.sampler.last(traces) and self.scheduler.repeats(traces):
+        if go_on and same and not self.sampler.last(traces) and self.scheduler.repeats(traces):
             self._flight = runner.chain(traces), self.version
         tokens, numbers = flight.wait()
         if alive:

@@ -35,6 +35,8 @@ class EngineConfig:
     state_every   on a GPU, tokens after which a decode step writes the SSM state, 1 to 16; those since lie beside it, which
                   nearly halves the bytes that states move and rounds a bfloat16 state less often
     kv_dtype      of keys and values; None: the model's. torch.float8_e4m3fn holds twice the tokens
+    at_swap       what new weights mean for traces in flight: keep (they go on from the keys, values and states that the old ones
+                  computed) or reread (all their tokens are computed again first)
     graphs        on a GPU, replay CUDA graphs instead of launching kernels one by one
     exact         decode with the trainer's own arithmetic (`engine.replay`); PyTorch only, many times slower
     seed          stream of requests that bring no seed; None: the machine's entropy
@@ -49,6 +51,7 @@ class EngineConfig:
     prefixes: int | None = None
     state_dtype: torch.dtype = torch.float32
     state_every: int = 1
+    at_swap: str = "keep"
     kv_dtype: torch.dtype | None = None
     graphs: bool = True
     exact: bool = False
@@ -59,6 +62,8 @@ class EngineConfig:
         for name in ("sequences", "page_size", "chunk"):
             if (getattr(self, name) or 1) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if self.at_swap not in ("keep", "reread"):
+            raise ConfigError(f"at_swap={self.at_swap!r}: must be keep or reread")
         if not 1 <= self.state_every <= 16:
             raise ConfigError(f"state_every={self.state_every}: must be 1 to 16")
 

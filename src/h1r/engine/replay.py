@@ -65,20 +65,13 @@ def _run(
     chosen = list(chosen) * -(-ALIKE // sum(ends[i] - starts[i] for i in chosen))
     ids: list[int] = []
     for i in chosen:
-        ids += _tokens(sequences[i], starts[i], ends[i])
+        ids += sequences[i].tokens(starts[i], ends[i])
     lengths, offsets = [ends[i] - starts[i] for i in chosen], [starts[i] for i in chosen]
     layout = Layout.of(lengths, offsets=offsets, device=device, chunk=chunk)
     rows = Sequences(tables.slots[list(chosen)], tables.pages[list(chosen)], torch.tensor(offsets, device=device))
     hidden = model.forward(torch.tensor(ids, device=device), layout, cache, rows)
     ends_at = torch.tensor(lengths, device=device).cumsum(0) - 1
     return list(hidden[ends_at][:count])
-
-
-def _tokens(s: Sequence, start: int, end: int) -> list[int]:
-    """Tokens [start, end) of a sequence: its prompt's, then its own."""
-    prompt = s.request.prompt.token_ids
-    own = max(start - len(prompt), 0)
-    return [*prompt[start:end], *s.token_ids[own : max(end - len(prompt), 0)]]
 
 
 def _states(cache: Cache, slots: Tensor) -> list[Tensor]:

@@ -115,9 +115,19 @@ class Sequence:
         return self.index == STEM
 
     @property
+    def target(self) -> int:
+        """Tokens to be computed before the next one: all but the newest, of a stem what its traces share."""
+        return self.request.prompt_length - 1 + (0 if self.is_stem else len(self.token_ids))
+
+    @property
     def ready(self) -> bool:
-        """A stem that has computed everything its traces share."""
-        return self.length == self.request.prompt_length - 1
+        """Whether they are. A trace is not while it reads itself again, after new weights."""
+        return self.length == self.target
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """Tokens [start, end): the prompt's, then its own."""
+        prompt = self.request.prompt.token_ids
+        return [*prompt[start:end], *self.token_ids[max(start - len(prompt), 0) : max(end - len(prompt), 0)]]
 
     @property
     def next_token(self) -> int:

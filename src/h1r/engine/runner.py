@@ -125,7 +125,7 @@ class Runner:
         """Prompt chunks and single tokens in one pass: the weights are read once."""
         ids: list[int] = []
         for s, count in chunks:
-            ids += s.request.prompt.token_ids[s.length : s.length + count]
+            ids += s.tokens(s.length, s.length + count)
         ids += [s.next_token for s in traces]
         rows = [s for s, _ in chunks] + list(traces)
         layout = Layout.of([n for _, n in chunks] + [1] * len(traces), offsets=[s.length for s in rows])
@@ -150,7 +150,7 @@ class Runner:
     def _prefill(self, chunks: Items[tuple[Sequence, int]]) -> None:
         ids: list[int] = []
         for s, count in chunks:
-            ids += s.request.prompt.token_ids[s.length : s.length + count]
+            ids += s.tokens(s.length, s.length + count)
         layout = Layout.of(tuple(n for _, n in chunks), offsets=tuple(s.length for s, _ in chunks), device=self.device)
         if self.decoder is not None:
             self.decoder.settle([s.slot for s, _ in chunks])

@@ -106,7 +106,7 @@ class Scheduler:
             self._continue_prompts(plan)
             came_back = self._bring_back(plan)
             self._start_prompts(plan)
-            plan.decode = sorted((s for s in self.resident if not s.is_stem), key=_slot)
+            plan.decode = sorted((s for s in self.resident if not s.is_stem and s.ready), key=_slot)
             if not plan.empty or not self.resident:
                 return plan
             if not came_back:
@@ -147,6 +147,14 @@ class Scheduler:
                 request.stem = None
             if request.unborn == 0 and request in self.waiting:
                 self.waiting.remove(request)
+
+    def reread(self) -> tuple[int, int]:
+        """Have everything in flight compute its tokens again, in the memory it has. Traces, and tokens to be computed."""
+        everyone = [*self.resident, *self.parked]
+        tokens = sum(s.length for s in everyone)
+        for s in everyone:
+            s.length, s.host = 0, None
+        return sum(not s.is_stem for s in everyone), tokens
 
     def check(self) -> None:
         """Idle invariant: queues are empty and so is the memory."""
@@ -208,14 +216,15 @@ class Scheduler:
         memory, waited = self.memory, len(self.parked)
         while self.parked:
             sequence = self.parked[0]
-            need = memory.pages_for(sequence.length + 1)
+            need = memory.pages_for((sequence.length if sequence.is_stem else sequence.target) + 1)
             if not self.prefixes.make_room(1, need + self._margin()):
                 break
             del self.parked[0]
             sequence.slot = memory.slots.take()
             sequence.pages = [memory.pages.take() for _ in range(need)]
             sequence.dirty = True
-            plan.moves.append(Load(sequence, sequence.slot, tuple(sequence.pages)))
+            load: Move = Load(sequence, sequence.slot, tuple(sequence.pages))
+            plan.moves.append(load if sequence.length else Clear(sequence.slot))
             insort(self.resident, sequence, key=_age)
         return len(self.parked) < waited
 
@@ -259,7 +268,7 @@ class Scheduler:
 
     def _continue_prompts(self, plan: Plan) -> None:
         budget = self.chunk
-        for stem in [s for s in self.resident if s.is_stem and not s.ready]:
+        for stem in [s for s in self.resident if not s.ready]:
             budget -= self._prefill(stem, budget, plan)
 
     def _start_prompts(self, plan: Plan) -> None:
@@ -306,9 +315,11 @@ class Scheduler:
         self.prefixes.tokens += hit.length
 
     def _prefill(self, stem: Sequence, budget: int, plan: Plan) -> int:
-        """Plan the stem's next chunk, as long as budget and pages allow. Returns its tokens."""
+        """Plan the next chunk of a stem, or of a trace that reads itself again, as long as budget and pages allow. Returns its
+        tokens."""
         memory = self.memory
-        end = min((m for m in stem.request.marks if m > stem.length), default=stem.request.prompt_length - 1)
+        marks = stem.request.marks if stem.is_stem else ()
+        end = min((m for m in marks if m > stem.length), default=stem.target)
         count = min(end - stem.length, budget)
         self.prefixes.make_room(0, memory.pages_for(stem.length + count) - len(stem.pages))
         count = min(count, (len(stem.pages) + memory.pages.available) * memory.page_size - stem.length)
