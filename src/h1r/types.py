@@ -90,6 +90,8 @@ class Trace:
                 logprobs are those under the raw logits
     reasoning_stop  why the engine closed the thought: "budget", "reserve" (room for the answer), "loop", or "" if it did not
     version     of the weights that wrote it; token_versions [T] when weights changed on the way
+    turns       that the model wrote in it: more than one where tools answered between (their results are forced tokens)
+    refused     calls among them that a tool could do nothing with
     """
 
     prompt: Prompt
@@ -108,6 +110,8 @@ class Trace:
     index: int = 0
     version: int = 0
     token_versions: tuple[int, ...] = ()
+    turns: int = 1
+    refused: int = 0
 
 
 class Score(NamedTuple):

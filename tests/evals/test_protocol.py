@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from h1r import verify
-from h1r.cli import eval_, eval_plan
+from h1r.cli import eval_, eval_plan, wire
 from h1r.errors import ConfigError, DataError
 from h1r.evals import GROUPS, SUITES, protocol, scoring
 from h1r.text import SYSTEM
@@ -151,7 +151,7 @@ def test_the_command_writes_its_protocol_and_amo_s_parser_subset(tmp_path, monke
     assert subset.average.value == 0.5
     told = eval_.protocols(tmp_path / "run")["amo_bench"]
     assert told["samples"] == 2 and told["protocol"] == "falcon-h1r" and len(told["deviations"]) == 3
-    judge = eval_.Judge("o4-mini", lambda p, t: Score(1.0, "yes", {"judge": "o4-mini"}))
+    judge = wire.Judge("o4-mini", lambda p, t: Score(1.0, "yes", {"judge": "o4-mini"}))
     whole, _ = eval_._run(followed, tasks, "m", tmp_path / "run", judge, **run)
     assert whole.outcomes["unscored"] == 0 and whole.average.value == pytest.approx(2 / 3)
     assert len(eval_.protocols(tmp_path / "run")["amo_bench"]["deviations"]) == 2
@@ -264,7 +264,7 @@ def test_a_judge_behind_an_endpoint(tmp_path, monkeypatch, capsys):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        judge = eval_._judge(f"http://127.0.0.1:{server.server_port}", "")
+        judge = wire.judge_of(f"http://127.0.0.1:{server.server_port}", "")
         assert judge.name == "judge-7b"
         followed, tasks, _ = eval_plan.plan("hle", None, [], "m", str(tmp_path), None, NOTHING)
         (found,) = eval_._run(followed, tasks, "m", tmp_path / "run", judge, seed=0, name="", dtype="auto", box=None)
@@ -277,4 +277,4 @@ def test_a_judge_behind_an_endpoint(tmp_path, monkeypatch, capsys):
     assert " 75.0 " in out and "judge judge-7b instead of gpt-4o" in out
     assert "hle: calibration error 15.0% over 4 answers" in out
     with pytest.raises(ConfigError, match="without --judge"):
-        eval_._judge("", "gpt-4o")
+        wire.judge_of("", "gpt-4o")

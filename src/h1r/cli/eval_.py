@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -71,7 +71,7 @@ def eval_(
     from h1r.cli import eval_agent
     from h1r.cli.eval_plan import plan
 
-    judged = _judge(judge, judge_name)
+    judged = wire.judge_of(judge, judge_name)
     changes = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     where = eval_agent.setting(partner, partner_name, place)
     partnered = where.partner is not None
@@ -94,7 +94,7 @@ def eval_(
 
 
 def _run(
-    followed: Protocol, tasks: Sequence[Task], model: str, folder: Path, judge: Judge | None, *, seed: int, name: str,
+    followed: Protocol, tasks: Sequence[Task], model: str, folder: Path, judge: wire.Judge | None, *, seed: int, name: str,
     dtype: str, box: Sandbox | None, think: DeepConfConfig | None = None, where: Setting | None = None,
 ) -> list[Result]:  # fmt: skip
     """Every task; the protocol, what was used and every deviation go to protocol.jsonl. think: also DeepConf online."""
@@ -183,30 +183,6 @@ def protocols(folder: Path) -> dict[str, dict[str, Any]]:
 
     path = folder / PROTOCOL
     return {r["suite"]: r for r in log.read(path)} if path.is_file() else {}
-
-
-class Judge(NamedTuple):
-    """A judge's name, which is part of every score it gives, and its scorer."""
-
-    name: str
-    score: Callable[[Problem, Trace], Score]
-
-
-def _judge(url: str, name: str) -> Judge | None:
-    if not url:
-        if name:
-            raise ConfigError(f"--judge-name {name!r} without --judge: give the URL of the judge's server")
-        return None
-    from h1r.endpoint import Endpoint
-    from h1r.verify import judge
-
-    server = Endpoint(url, name)
-    if not name:
-        models = server.models()
-        if len(models) != 1:
-            raise ConfigError(f"--judge {url} serves {', '.join(models)}: say which with --judge-name")
-        server.model = name = models[0]
-    return Judge(name, functools.partial(judge.judge, server.ask, name=name))
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,23 +19,39 @@ from h1r.types import Generator, Problem, Trainer
 
 if TYPE_CHECKING:
     from h1r import LLM
+    from h1r.rl import Turns
     from h1r.rl.config import GrpoConfig
     from h1r.rl.grpo import Sync
+    from h1r.text import Tokenizer
     from h1r.verify.sandbox import Sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemSource:
-    """What is practised.
+    """What is practised: one environment.
 
     files    JSONL or Parquet of problems; none: `count` procedural problems of the training side
     weights  by domain or family: how often procedural problems are drawn
+    turns    1: a trace ends with its turn. More: calls are answered from the problem's world (data.procedural.world) and the
+             model goes on, up to so many turns; only problems with a world are taken
+    name, weight  of an environment among several: its name in the metrics, its share of every step
     """
 
     files: tuple[str, ...] = ()
     count: int = 4096
     seed: int = 1
     weights: dict[str, float] = field(default_factory=dict)
+    turns: int = 1
+    name: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSource:
+    """An OpenAI-compatible server whose model scores problems of kind "judge" (free answers), and the model's name there."""
+
+    url: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +82,16 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoRecipe:
-    """The model to improve, what it practises, how, and the folder for journal, checkpoints, metrics and `model/`."""
+    """The model to improve, what it practises, how, and the folder for journal, checkpoints, metrics and `model/`.
+
+    environments  in place of data: several, each with a name and a weight
+    """
 
     model: str
     out: str
     data: ProblemSource = field(default_factory=ProblemSource)
+    environments: tuple[ProblemSource, ...] = ()
+    judge: JudgeSource = field(default_factory=JudgeSource)
     rl: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
@@ -129,14 +150,17 @@ def practise(
     from h1r.train import LocalTrainer
 
     settings = prepare(recipe, where)
-    problems = practice(recipe.data)
+    problems, shares = practised(recipe)
     llm = wire.load_llm(recipe.model, dtype="float32", **recipe.engine)
     assert llm.tokenizer is not None
     model, _ = models.load(recipe.model, dtype=torch.float32)
     trainer = LocalTrainer(model, settings.trainer(), tokenizer=llm.tokenizer.save)
     out = Path(recipe.out)
     render = wire.prompt_of(llm.tokenizer)
-    steps = grpo.run(llm, wire.grader(box), trainer, problems, render, settings, out, sync=in_memory(model, llm))
+    steps = grpo.run(
+        llm, wire.grader(box, judge_of(recipe)), trainer, problems, render, settings, out, sync=in_memory(model, llm),
+        turns=turns_of(recipe, llm.tokenizer), shares=shares,
+    )  # fmt: skip
     return show(stage, settings.steps, tracked(trackers, out, asdict(recipe), steps), trainer, recipe)
 
 
@@ -170,7 +194,8 @@ def show(stage: str, count: int, steps: Iterator[Any], trainer: Trainer, recipe:
     for _ in follow(stage, count, steps, note):
         pass
     trainer.export(str(out / "model"))
-    card.write(out / "model", recipe, "grpo", recipe.model, sources(recipe.data.files))
+    given = [f for e in recipe.environments or (recipe.data,) for f in e.files]
+    card.write(out / "model", recipe, "grpo", recipe.model, sources(given))
     recorded = list(log.read(out / "metrics.jsonl"))
     return recorded[-1] if recorded else {}
 
@@ -190,8 +215,8 @@ def temperatures(recipe: GrpoRecipe, where: str, given: str, box: Sandbox | None
     chosen = SweepConfig(
         temperatures=wanted, n=min(settings.group, 8), max_tokens=settings.max_tokens, seed=settings.seed
     )
-    render, problems = wire.prompt_of(llm.tokenizer), practice(recipe.data)[:count]
-    points = list(sweep(llm, wire.grader(box), problems, render, chosen, wire.answer_of))
+    render, problems = wire.prompt_of(llm.tokenizer), practised(recipe)[0][:count]
+    points = list(sweep(llm, wire.grader(box, judge_of(recipe)), problems, render, chosen, wire.answer_of))
     heads = ["temperature", "accuracy", "±", "answers", "useful groups", "length", "cut"]
     rows = [
         [f"{p[0]:g}", f"{p[1]:.1%}", f"{p[2]:.1%}", f"{p[3]:.2f}", f"{p[4]:.1%}", f"{p[5]:.0f}", f"{p[6]:.1%}"]
@@ -201,17 +226,64 @@ def temperatures(recipe: GrpoRecipe, where: str, given: str, box: Sandbox | None
     print(f"rl.temperature={choose(points, chosen.drop):g}: the hottest within {chosen.drop:.0%} of the best accuracy")
 
 
+def practised(recipe: GrpoRecipe) -> tuple[list[Problem], dict[str, float] | None]:
+    """All environments' problems, and each one's share of a step (None: there is but one)."""
+    if not recipe.environments:
+        return practice(recipe.data), None
+    names = [e.name for e in recipe.environments]
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(
+            f"environments: each needs a name of its own; found {', '.join(n or '(none)' for n in names)}"
+        )
+    if recipe.data != ProblemSource():
+        raise ConfigError("data and environments: give one of them; data becomes one of the environments")
+    problems = [
+        replace(p, id=f"{e.name}/{p.id}", meta={**p.meta, "environment": e.name})
+        for e in recipe.environments
+        for p in practice(e)
+    ]
+    return problems, {e.name: e.weight for e in recipe.environments}
+
+
 def practice(source: ProblemSource) -> list[Problem]:
-    """The problems to practise on."""
+    """The problems of one environment."""
     from h1r.data import procedural, read
 
+    if source.turns < 1 or source.weight < 0:
+        raise ConfigError(f"turns={source.turns} must be 1 or more and weight={source.weight} 0 or more")
     if source.files:
         found = [p for path in source.files for p in read(path)]
         if not found:
             raise DataError(f"{', '.join(source.files)}: no problems in these files")
+    else:
+        families = None if source.turns == 1 else procedural.PLAYED
+        stream = procedural.problems(split="train", seed=source.seed, weights=source.weights, domains=families)
+        found = list(islice(stream, source.count))
+    if source.turns == 1:
         return found
-    stream = procedural.problems(split="train", seed=source.seed, weights=source.weights)
-    return list(islice(stream, source.count))
+    from h1r.data.procedural import world
+
+    playable = [replace(world.played(p), meta={**p.meta, "turns": source.turns}) for p in found if world.act_of(p)]
+    if not playable:
+        raise DataError(
+            f"turns={source.turns}: no problem of {', '.join(source.files)} has a world; a problem that is played carries "
+            "meta.world: {tool: [[arguments, result], ...]}"
+        )
+    return playable
+
+
+def turns_of(recipe: GrpoRecipe, tokenizer: Tokenizer) -> Turns | None:
+    """What plays conversations with tools, where the recipe has some."""
+    if all(e.turns == 1 for e in recipe.environments or (recipe.data,)):
+        return None
+    from h1r.data.procedural import world
+    from h1r.rl import Turns
+
+    return Turns(tokenizer, lambda problem: world.act_of(problem) if problem.meta.get("turns", 1) > 1 else None)
+
+
+def judge_of(recipe: GrpoRecipe) -> wire.Judge | None:
+    return wire.judge_of(recipe.judge.url, recipe.judge.name, ("judge.url", "judge.name"))
 
 
 def in_memory(model: Any, llm: LLM) -> Sync:

@@ -28,7 +28,7 @@ def practise_on_ray(
 ) -> Mapping[str, float]:
     """Run the recipe; returns the last step's metrics. Raises WorkerLost when a trainer's rank dies; start it again then."""
     from h1r import scale
-    from h1r.cli.grpo import practice, prepare, show
+    from h1r.cli.grpo import judge_of, practised, prepare, show, turns_of
     from h1r.rl import grpo
     from h1r.text import Tokenizer
 
@@ -36,9 +36,11 @@ def practise_on_ray(
     model, out = str(Path(recipe.model).absolute()), Path(recipe.out).absolute()
     if wanted.trainers == 0 and wanted.weights != "whole":
         raise ConfigError(f"scale.weights={wanted.weights} needs scale.trainers: ranks to share the weights")
-    problems = practice(recipe.data)
-    render = wire.prompt_of(Tokenizer.from_folder(model))
-    wire.sandbox(sandbox, unsafe)  # a sandbox that is not there is told now, not by an actor
+    problems, shares = practised(recipe)
+    tokenizer = Tokenizer.from_folder(model)
+    render = wire.prompt_of(tokenizer)
+    judge_of(recipe)  # a judge that is not there is told now, as is a sandbox
+    wire.sandbox(sandbox, unsafe)
     needed = {
         "CPU": wanted.generators * wanted.generator_cpus + wanted.graders * wanted.grader_cpus
         + wanted.trainers * wanted.trainer_cpus,
@@ -52,7 +54,7 @@ def practise_on_ray(
             cpus=wanted.generator_cpus, gpus=wanted.generator_gpus, redo=wanted.redo,
         )  # fmt: skip
         judges = scale.graders(
-            wanted.graders, partial(grader, sandbox, unsafe), cpus=wanted.grader_cpus, redo=wanted.redo
+            wanted.graders, partial(grader, sandbox, unsafe, recipe), cpus=wanted.grader_cpus, redo=wanted.redo
         )  # fmt: skip
         make = partial(trainer, model, settings, wanted.weights)
         group: Any = None
@@ -60,7 +62,17 @@ def practise_on_ray(
             group = scale.TrainerGroup(wanted.trainers, make, cpus=wanted.trainer_cpus, gpus=wanted.trainer_gpus)
         learner = group or make(0)
         try:
-            steps = grpo.run(writers, judges, learner, problems, render, settings, out)
+            steps = grpo.run(
+                writers,
+                judges,
+                learner,
+                problems,
+                render,
+                settings,
+                out,
+                turns=turns_of(recipe, tokenizer),
+                shares=shares,
+            )
             return show("grpo", settings.steps, tracked(trackers, out, asdict(recipe), steps), learner, recipe)
         finally:
             for part in (writers, judges, group):
@@ -73,9 +85,11 @@ def engine(path: str, options: Mapping[str, Any]) -> Any:
     return wire.load_llm(path, dtype="float32", **options)
 
 
-def grader(sandbox: str, unsafe: bool) -> Any:
-    """In a grader's actor: the verifiers and their sandbox."""
-    return wire.grader(wire.sandbox(sandbox, unsafe))
+def grader(sandbox: str, unsafe: bool, recipe: GrpoRecipe) -> Any:
+    """In a grader's actor: the verifiers, their sandbox, the judge."""
+    from h1r.cli.grpo import judge_of
+
+    return wire.grader(wire.sandbox(sandbox, unsafe), judge_of(recipe))
 
 
 def trainer(path: str, settings: GrpoConfig, weights: str, rank: int) -> Any:

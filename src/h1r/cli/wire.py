@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -68,11 +68,37 @@ def sandbox(name: str, unsafe: bool) -> Sandbox | None:
     return room.open(name or None, unsafe=unsafe) if name or unsafe else None
 
 
-def grader(box: Sandbox | None = None) -> LocalGrader:
-    """A grader with this sandbox, or the strongest that proves itself."""
+def grader(box: Sandbox | None = None, judge: Judge | None = None) -> LocalGrader:
+    """A grader with this sandbox, or the strongest that proves itself; with this judge, or none."""
     from h1r.verify import LocalGrader
 
-    return LocalGrader(box)
+    return LocalGrader(box, judge=judge.score if judge else None)
+
+
+class Judge(NamedTuple):
+    """A judge's name, which is part of every score it gives, and its scorer."""
+
+    name: str
+    score: Callable[[Problem, Trace], Score]
+
+
+def judge_of(url: str, name: str, options: tuple[str, str] = ("--judge", "--judge-name")) -> Judge | None:
+    """The model of a server as a judge; without a name, the only model it has. options: what url and name are called where they
+    were given."""
+    if not url:
+        if name:
+            raise ConfigError(f"{options[1]} {name!r} without {options[0]}: give the URL of the judge's server")
+        return None
+    from h1r.endpoint import Endpoint
+    from h1r.verify import judge
+
+    server = Endpoint(url, name)
+    if not name:
+        models = server.models()
+        if len(models) != 1:
+            raise ConfigError(f"{options[0]} {url} serves {', '.join(models)}: say which with {options[1]}")
+        server.model = name = models[0]
+    return Judge(name, functools.partial(judge.judge, server.ask, name=name))
 
 
 def scorer() -> Callable[[Problem, Trace], Score]:

@@ -13,6 +13,7 @@ from h1r.rl.group import Group, Shaping, centred, reward, trivial
 from h1r.rl.inspect import inspect
 from h1r.rl.journal import Journal
 from h1r.rl.sampler import Sampler, stratum
+from h1r.rl.turns import Turns
 
 __all__ = [
     "Backfill",
@@ -22,6 +23,7 @@ __all__ = [
     "Journal",
     "Sampler",
     "Shaping",
+    "Turns",
     "advantages",
     "centred",
     "grpo",

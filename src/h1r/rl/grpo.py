@@ -19,7 +19,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -38,6 +38,7 @@ from h1r.rl.journal import Journal, Replay
 from h1r.rl.measure import after_training, gap, of_groups
 from h1r.rl.rollout import generate, grade
 from h1r.rl.sampler import Sampler
+from h1r.rl.turns import Turns
 from h1r.train import checkpoint
 from h1r.train.guard import Guard
 from h1r.types import Floats, Generator, Grader, Problem, Prompt, Row, SamplingParams, Trainer
@@ -60,17 +61,23 @@ def run(
     *,
     sync: Sync | None = None,
     reference: Reference | None = None,
+    turns: Turns | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> Iterator[Metrics]:
     """Train until config.steps; yields each step's metrics, also appended to run_dir/metrics.jsonl.
 
     sync       gives the trainer's weights to the generator, with their version; by default through an exported folder
     reference  log-probabilities of the reference policy (needed when config.kl > 0)
+    turns      plays conversations with tools to their end; without it calls end a trace
+    shares     of each environment (meta["environment"] of a problem) in every step
 
     Raises MismatchError when generator and trainer disagree about the generator's own tokens.
     """
     if config.kl > 0 and reference is None:
         raise ConfigError(f"kl={config.kl} needs a reference policy: give `reference`, or set kl=0")
-    with closing(_Loop(generator, grader, trainer, problems, render, config, Path(run_dir), sync, reference)) as loop:
+    with closing(
+        _Loop(generator, grader, trainer, problems, render, config, Path(run_dir), sync, reference, turns, shares)
+    ) as loop:
         saved = done = loop.resume()
         while done < config.steps:
             metrics = loop.step(done + 1)
@@ -100,15 +107,17 @@ class _Loop:
         run_dir: Path,
         sync: Sync | None,
         reference: Reference | None,
+        turns: Turns | None,
+        shares: Mapping[str, float] | None,
     ) -> None:
         self.generator, self.grader, self.trainer = generator, grader, trainer
         self.render, self.config, self.run_dir = render, config, run_dir
         self.sync = sync or _through_folder(run_dir / "weights")
-        self.reference = reference
+        self.reference, self.turns = reference, turns
         self.problems = {problem.id: problem for problem in problems}
         if len(self.problems) < len(problems):
             raise ConfigError("two problems share an id: ids must be unique within a run")
-        self.sampler = Sampler(problems, config.seed, curriculum=config.curriculum)
+        self.sampler = Sampler(problems, config.seed, curriculum=config.curriculum, shares=shares)
         self.cache = Backfill(config.cache_capacity, config.cache_age)
         self.journal = Journal(run_dir / "journal.jsonl")
         self.replay = Replay({}, [], {})
@@ -241,7 +250,8 @@ class _Loop:
         )
         uid, version = f"{step}.{round}", self.version
         groups, generating = generate(
-            self.generator, problems, self.render, sampling, uid=uid, version=version, redo=config.redo
+            self.generator, problems, self.render, sampling, uid=uid, version=version, redo=config.redo,
+            turns=self.turns,
         )  # fmt: skip
         self.journal.rollout(step, round, key, groups)
         groups, grading = grade(self.grader, groups, config.shaping())

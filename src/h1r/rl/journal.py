@@ -128,6 +128,7 @@ def _group_out(group: Group) -> dict[str, Any]:
             "forced": list(t.forced),
             "versions": [list(run) for run in _runs(t.token_versions)],
         }
+        | ({"turns": t.turns, "refused": t.refused} if t.turns > 1 else {})
         for t in group.traces
     ]
     prompt = list(group.traces[0].prompt.token_ids) if group.traces else []
@@ -151,6 +152,8 @@ def _group_in(written: Mapping[str, Any], scored: Mapping[str, Any], problem_of:
             index=i,
             version=t["versions"][-1][0] if t.get("versions") else written["version"],
             token_versions=tuple(v for v, count in t.get("versions", ()) for _ in range(count)),
+            turns=t.get("turns", 1),
+            refused=t.get("refused", 0),
         )
         for i, t in enumerate(written["traces"])
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from h1r.rl.backfill import Backfill, Choice
 from h1r.rl.group import Group, formatted
-from h1r.rl.sampler import stratum
+from h1r.rl.sampler import environment, stratum
 from h1r.types import Floats, Row, StopReason
 
 Metrics = dict[str, float]
@@ -40,11 +40,29 @@ def of_groups(
         "tokens/generated": float(sum(group.tokens for group in groups)),
         "tokens/trained": float(sum(group.tokens for group in choice.groups)),
     }
+    if any(environment(group.problem) for group in groups) or any(t.turns > 1 for t in traces):
+        out |= _of_environments(groups)
     parts: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         for name in dict.fromkeys((group.problem.domain or group.problem.kind, stratum(group.problem))):
             parts[f"pass/{name}"].append(group)
     return out | {name: _mean(_values(of)) for name, of in sorted(parts.items())}
+
+
+def _of_environments(groups: Sequence[Group]) -> Metrics:
+    """Of each environment: mean reward, score, length, turns, and calls that a tool refused, a trace."""
+    found: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        found[environment(group.problem) or "all"].append(group)
+    out: Metrics = {}
+    for name, of in sorted(found.items()):
+        traces = [trace for group in of for trace in group.traces]
+        out[f"env/{name}/reward"] = _mean([r for group in of for r in group.rewards if r is not None])
+        out[f"env/{name}/pass"] = _mean(_values(of))
+        out[f"env/{name}/length"] = _mean([len(t.token_ids) for t in traces])
+        out[f"env/{name}/turns"] = _mean([t.turns for t in traces])
+        out[f"env/{name}/refused"] = _mean([t.refused for t in traces])
+    return out
 
 
 def after_training(parts: Sequence[Metrics], rows: Sequence[Row]) -> Metrics:

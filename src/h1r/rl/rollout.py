@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from h1r.errors import EndpointError, WorkerLost
 from h1r.rl.group import Group, Shaping, reward
+from h1r.rl.turns import Turns
 from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
 logger = logging.getLogger(__name__)
@@ -23,16 +24,20 @@ def generate(
     uid: str,
     version: int,
     redo: int = 0,
+    turns: Turns | None = None,
 ) -> tuple[list[Group], float]:
     """One unscored group per problem, and the seconds it took. Group i is named `uid`.i.
 
     redo: how often the call is made again when a worker that wrote traces died; then WorkerLost is raised.
+    turns: plays on, with tools, what ends in calls
     """
     start = time.perf_counter()
     prompts = [render(problem) for problem in problems]
     for left in range(redo, -1, -1):
         try:
             found = generator.generate(prompts, sampling)
+            if turns is not None and len(found) == len(prompts):
+                found = turns.finish(generator, problems, _with_prompts(found, prompts), sampling)
             break
         except WorkerLost as e:
             if not left:
@@ -43,20 +48,27 @@ def generate(
             f"the generator answered {len(found)} of {len(prompts)} prompts: it must give a group for each"
         )
     groups = []
-    for i, (problem, prompt, traces) in enumerate(zip(problems, prompts, found)):
-        whole = tuple(t if t.prompt.token_ids else replace(t, prompt=prompt) for t in traces)
+    for i, (problem, whole) in enumerate(zip(problems, _with_prompts(found, prompts))):
         unscored = (Score(None, "not graded"),) * len(whole)
         groups.append(
             Group(
                 uid=f"{uid}.{i}",
                 problem=problem,
-                traces=whole,
+                traces=tuple(whole),
                 scores=unscored,
                 rewards=(None,) * len(whole),
                 version=version,
             )
         )
     return groups, time.perf_counter() - start
+
+
+def _with_prompts(found: Sequence[Sequence[Trace]], prompts: Sequence[Prompt]) -> list[list[Trace]]:
+    """Every trace with its prompt's token ids, also where a server does not send them back."""
+    return [
+        [t if t.prompt.token_ids else replace(t, prompt=prompt) for t in traces]
+        for prompt, traces in zip(prompts, found, strict=True)
+    ]
 
 
 def grade(grader: Grader, groups: Sequence[Group], shaping: Shaping) -> tuple[list[Group], float]:

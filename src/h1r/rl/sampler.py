@@ -1,7 +1,8 @@
 """Which problems a step works on: every stratum (domain and difficulty) in every step, seeded and resumable.
 
 One difficulty per step makes a small model forget the others; so each draw shares its places among all strata. With a
-curriculum a stratum's share follows its running pass rate p as floor + 4 p (1 - p): most for what is half solved.
+curriculum a stratum's share follows its running pass rate p as floor + 4 p (1 - p): most for what is half solved. Environments
+(meta["environment"]) have fixed shares of every step, which their strata divide.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ from h1r.errors import ConfigError
 from h1r.types import Problem
 
 
+def environment(problem: Problem) -> str:
+    """The environment a problem belongs to; "" where there is but one."""
+    return str(problem.meta.get("environment", ""))
+
+
 def stratum(problem: Problem) -> str:
-    """domain/difficulty, the difficulty to one decimal."""
+    """domain/difficulty, the difficulty to one decimal; before it the environment where there are several."""
     level = "" if problem.difficulty is None else f"/{problem.difficulty:.1f}"
-    return f"{problem.domain or problem.kind}{level}"
+    where = environment(problem)
+    return f"{where}:{problem.domain or problem.kind}{level}" if where else f"{problem.domain or problem.kind}{level}"
 
 
 class Sampler:
@@ -36,8 +43,10 @@ class Sampler:
         floor: float = 0.25,
         memory: float = 0.9,
         stratum_of: Callable[[Problem], str] = stratum,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
-        """memory: how much of the running pass rate survives one group."""
+        """memory: how much of the running pass rate survives one group. shares: of each environment, in a step; equal strata
+        without."""
         if not problems:
             raise ConfigError("no problems to train on: the list is empty")
         self._seed, self._curriculum, self._floor, self._memory = seed, curriculum, floor, memory
@@ -46,6 +55,14 @@ class Sampler:
         for problem in problems:
             self._strata.setdefault(stratum_of(problem), []).append(problem)
         self._strata = dict(sorted(self._strata.items()))
+        self._shares = dict(shares or {})
+        self._environment = {name: environment(found[0]) for name, found in self._strata.items()}
+        if missing := sorted(set(self._environment.values()) - self._shares.keys()) if self._shares else []:
+            raise ConfigError(
+                f"environments without a share: {', '.join(missing)}; known are {', '.join(self._shares)}"
+            )
+        if self._shares and not any(self._shares[e] > 0 for e in self._environment.values()):
+            raise ConfigError("every environment that has problems has a share of 0: nothing would be drawn")
         self._credit = dict.fromkeys(self._strata, 0.0)
         self._drawn = dict.fromkeys(self._strata, 0)
         self._rate: dict[str, float] = {}
@@ -58,12 +75,19 @@ class Sampler:
     def draw(self, count: int) -> list[Problem]:
         """The next `count` problems: shares by weight, what a stratum is owed carries over to the next draw."""
         weights = {name: self.weight(name) for name in self._strata}
+        if self._shares:
+            within: dict[str, float] = {}
+            for name, weight in weights.items():
+                within[self._environment[name]] = within.get(self._environment[name], 0.0) + weight
+            weights = {
+                n: w * self._shares[self._environment[n]] / within[self._environment[n]] for n, w in weights.items()
+            }
         total = sum(weights.values())
         for name, weight in weights.items():
             self._credit[name] += count * weight / total
         out = []
         for _ in range(count):
-            name = max(self._strata, key=lambda n: self._credit[n])
+            name = max((n for n in self._strata if weights[n] > 0), key=lambda n: self._credit[n])
             self._credit[name] -= 1
             out.append(self._next_of(name))
         return out

@@ -56,7 +56,7 @@ def converse(
         traces.append(trace)
         ids += trace.token_ids
         written += [True] * len(trace.token_ids)
-        message, calls = _message(trace, tokenizer)
+        message, calls = message_of(trace, tokenizer)
         said.append(message)
         if trace.stop is not StopReason.STOP:
             ended = "length"
@@ -71,14 +71,23 @@ def converse(
         if not results:
             ended = "act"
             break
-        given = tokenizer.encode(_between(said, results, tokenizer, tools, thinking, trace))
+        new = given(said, results, tokenizer, tools, trace, thinking)
         said += results
-        ids += given
-        written += [False] * len(given)
+        ids += new
+        written += [False] * len(new)
     return Conversation(tuple(said), tuple(traces), tuple(ids), tuple(written), ended)
 
 
-def _message(trace: Trace, tokenizer: Tokenizer) -> tuple[Message, Sequence[Mapping[str, Any]]]:
+def given(
+    said: Sequence[Message], results: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]], trace: Trace,
+    thinking: bool = True,
+) -> list[int]:  # fmt: skip
+    """Ids of what stands between the turn that `trace` wrote (the last of `said`) and the next: the results, and the next turn's
+    head."""
+    return tokenizer.encode(_between(said, results, tokenizer, tools, thinking, trace))
+
+
+def message_of(trace: Trace, tokenizer: Tokenizer) -> tuple[Message, Sequence[Mapping[str, Any]]]:
     """The assistant message a trace amounts to, and its calls; split here where the generator left it whole."""
     if trace.content or trace.reasoning or trace.tool_calls:
         reasoning, content, calls = trace.reasoning, trace.content, trace.tool_calls

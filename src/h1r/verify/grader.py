@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from h1r.errors import SandboxError
@@ -21,13 +21,15 @@ class LocalGrader:
     """Scores on this machine. `unscored` counts, by reason, what nobody could tell.
 
     sandbox: where code runs; None chooses the strongest proven one when the first program comes.
+    judge: scores what only a judge can (kind "judge"): `functools.partial(judge.judge, ask, name=...)`; None leaves it unscored.
     """
 
     def __init__(
-        self, sandbox: Sandbox | None = None, *, policy: Policy | None = None, threads: int | None = None
-    ) -> None:
+        self, sandbox: Sandbox | None = None, *, policy: Policy | None = None, threads: int | None = None,
+        judge: Callable[[Problem, Trace], Score] | None = None,
+    ) -> None:  # fmt: skip
         self.sandbox = sandbox
-        self.policy = policy
+        self.policy, self.judge = policy, judge
         self.threads = ThreadPoolExecutor(threads or max(2, os.cpu_count() or 1), thread_name_prefix="grader")
         self.unscored: Counter[str] = Counter()
 
@@ -48,6 +50,8 @@ class LocalGrader:
     def _one(self, item: tuple[Problem, Trace]) -> Score:
         problem, trace = item
         try:
+            if problem.kind == "judge" and self.judge is not None:
+                return self.judge(problem, trace)
             return score(problem, trace, sandbox=self.sandbox, policy=self.policy)
         except Exception as e:  # one rollout: a bug of ours must not become a reward, nor end the step
             logger.exception("scoring %s failed", problem.id)

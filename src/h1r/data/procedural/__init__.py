@@ -30,6 +30,10 @@ HELD_OUT = 51
 """Of 256: keys whose first hash byte is below this are held out."""
 
 
+PLAYED = ("tools/result",)
+"""Families whose problems carry a world, in which their tools really answer (`world`)."""
+
+
 class Family(NamedTuple):
     """One kind of problem: its name is domain/family."""
 

@@ -120,6 +120,7 @@ def result(r: Random, level: int) -> Draft:
         kind=kind,
         tools=(TOOLS["forecast"],),
         after=tuple(after),
+        meta={"world": {"forecast": [[{"city": c, "day": day}, str(d)] for c, d in zip(cities, (a, b), strict=False)]}},
     )
 
 
