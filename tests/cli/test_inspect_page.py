@@ -41,6 +41,21 @@ def test_a_grpo_run_as_a_page(runs, tmp_path):
     assert best == sorted(best, reverse=True)
 
 
+def test_where_engine_and_trainer_part(runs, monkeypatch, tmp_path):
+    """Under the checkpoint that wrote the traces nothing but rounding; under another one the gap shows."""
+    from h1r.rl.inspect import inspect
+
+    told = inspect(runs / "grpo", 1)
+    assert told["temperature"] == 1.0
+    groups = told["groups"][:4]
+    own = inspect_page.against(str(runs / "sft" / "model"), groups, 1.0)
+    other = inspect_page.against(str(runs / "other" / "model"), groups, 1.0)
+    assert len(own) >= 4 and max(abs(v) for gap in own.values() for v in gap) < 1e-4
+    assert max(abs(v) for gap in other.values() for v in gap) > 0.1
+    page = inspect_page.write(runs / "grpo", tmp_path / "run.html", trainer=str(runs / "grpo" / "model")).read_text()
+    assert page.count("engine minus trainer") >= 2
+
+
 def sorted_rows(run):
     found = []
     original = inspect_page.report.table

@@ -15,6 +15,9 @@ def inspect(
     step: int | None = typer.Option(None, "--step", help="The step to recompute; default: the last."),
     as_json: bool = typer.Option(False, "--json", help="The whole record as JSON."),
     html: str = typer.Option("", "--html", help="Write the run as a page: curves, groups, traces token by token."),
+    trainer: str = typer.Option(
+        "", help="A checkpoint: the page shows where its log-probabilities and the engine's part."
+    ),
     compare: tuple[str, str] = typer.Option(("", ""), help="Two checkpoint folders, for the page: --compare A B."),
     prompt: str = typer.Option("", help="What --compare asks both."),
     max_tokens: int = typer.Option(256, help="Of their answers."),
@@ -26,10 +29,10 @@ def inspect(
         if any(compare) and not prompt:
             raise ConfigError("--compare needs --prompt: a question for both checkpoints")
         sections = [inspect_page.compare(*compare, prompt, max_tokens)] if any(compare) else []
-        print(inspect_page.write(Path(run), Path(html), sections))
+        print(inspect_page.write(Path(run), Path(html), sections, trainer=trainer))
         return
-    if any(compare):
-        raise ConfigError("--compare goes into a page: give --html FILE")
+    if any(compare) or trainer:
+        raise ConfigError(f"{'--compare' if any(compare) else '--trainer'} goes into a page: give --html FILE")
     from h1r import log
     from h1r.rl.inspect import inspect as recompute
 

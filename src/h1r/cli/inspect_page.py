@@ -35,14 +35,17 @@ CURVES = {
 """Chart -> the metrics it draws, where a run has them."""
 
 
-def write(run: Path, path: Path, compared: Sequence[report.Section] = (), last: int = 3) -> Path:
-    """The page of a GRPO or SFT run: curves; for GRPO groups, traces and graders' words of the `last` steps. Its path."""
+def write(run: Path, path: Path, compared: Sequence[report.Section] = (), last: int = 3, trainer: str = "") -> Path:
+    """The page of a GRPO or SFT run: curves; for GRPO groups, traces and graders' words of the `last` steps. Its path.
+
+    trainer: a checkpoint whose log-probabilities of the shown traces are held against the engine's, token by token
+    """
     records = list(log.read(run / "metrics.jsonl"))
     if not records and not compared:
         raise DataError(f"{run}: no metrics.jsonl with a finished step; give the folder of an SFT or GRPO run")
     sections = [report.Section(title="Curves", blocks=curves(records))] if records else []
     if (run / "journal.jsonl").is_file():
-        sections += rollouts(run, [int(r["step"]) for r in records][-last:])
+        sections += rollouts(run, [int(r["step"]) for r in records][-last:], trainer)
     sections += compared
     return report.write(path, report.page(f"Run: {run.name}", sections))
 
@@ -71,7 +74,7 @@ def _chart(title: str, names: Sequence[str], records: Sequence[Mapping[str, Any]
     return report.lines(series, title=title, x_label="step", smooth=8 if len(records) > 40 else 0) if series else None
 
 
-def rollouts(run: Path, steps: Sequence[int]) -> list[report.Section]:
+def rollouts(run: Path, steps: Sequence[int], trainer: str = "") -> list[report.Section]:
     """The group table, token maps of the groups that differ most, and what the graders said."""
     from h1r.rl.inspect import inspect
 
@@ -102,7 +105,9 @@ def rollouts(run: Path, steps: Sequence[int]) -> list[report.Section]:
     rows.sort(key=lambda row: -float(row[4]))
     heads = ["step: problem", "use", "mean reward", "rewards", "largest advantage", "tokens", "version"]
     words: list[list[report.Cell]] = [[name, count] for name, count in why.most_common(24)]
-    blocks = [_maps(group, tokenizer) for group in told[-1]["groups"][:4]] if told else []
+    shown = told[-1]["groups"][:4] if told else []
+    gaps = against(trainer, shown, told[-1]["temperature"]) if trainer and shown else {}
+    blocks = [_maps(group, tokenizer, gaps) for group in shown]
     return [
         report.Section(title="Groups of the last steps", blocks=[report.table(heads, rows[:120])]),
         report.Section(title="Traces of the last step", blocks=[b for pair in blocks for b in pair]),
@@ -115,15 +120,48 @@ def rollouts(run: Path, steps: Sequence[int]) -> list[report.Section]:
     ]
 
 
-def _maps(group: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[Any]:
-    """The best and the worst trace of a group, token by token."""
+def _ends(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The best and the worst trace of a group."""
     ranked = sorted(group["traces"], key=lambda t: t["advantage"])
+    return [ranked[-1], ranked[0]][: len(ranked)]
+
+
+def against(path: str, groups: Sequence[Mapping[str, Any]], temperature: float) -> dict[int, list[float]]:
+    """By id() of each shown trace: the engine's log-probability of every drawn token minus that of the checkpoint at `path`, in
+    the trainer's arithmetic. Zero but for rounding where the checkpoint is the one that wrote the trace."""
+    import torch
+
+    from h1r import model as models
+    from h1r.train import LocalTrainer, TrainerConfig
+    from h1r.types import Row
+
+    traces = [t for group in groups for t in _ends(group) if len(t["logprobs"]) == len(t["token_ids"])]
+    model, _ = models.load(path, dtype=torch.float32)
+    rows = [Row(token_ids=(*t["prompt_ids"], *t["token_ids"]), streams={}) for t in traces]
+    longest = max((len(r.token_ids) for r in rows), default=2)
+    scores = LocalTrainer(model, TrainerConfig(length=max(8192, longest), temperature=temperature)).logprobs(rows)
+    out = {}
+    for t, score in zip(traces, scores, strict=True):
+        gap = np.asarray(t["logprobs"]) - score[len(t["prompt_ids"]) :]
+        gap[t["forced"]] = 0.0
+        out[id(t)] = gap.tolist()
+    return out
+
+
+def _maps(group: Mapping[str, Any], tokenizer: Tokenizer | None, gaps: Mapping[int, list[float]]) -> list[Any]:
+    """The best and the worst trace of a group, token by token."""
     out = []
-    for trace in (ranked[-1], ranked[0])[: len(ranked)]:
+    for trace in _ends(group):
         pieces = [tokenizer.decode([i]) if tokenizer else f"{i} " for i in trace["token_ids"]]
         layers = {"log-probability": trace["logprobs"], "confidence": trace["confidence"]}
+        if id(trace) in gaps:
+            layers["engine minus trainer"] = gaps[id(trace)]
+        if trace["forced"]:
+            layers["not drawn"] = [float(i in set(trace["forced"])) for i in range(len(pieces))]
         layers = {name: values for name, values in layers.items() if len(values) == len(pieces)}
         said = f"reward {trace['reward']}, advantage {trace['advantage']:.2f}, {trace['stop']}; {trace['why']}"
+        if trace["turns"] > 1:
+            said += f"; {trace['turns']} turns"
         out.append(report.heat(pieces, layers, title=group["problem"], caption=said))
     return out
 

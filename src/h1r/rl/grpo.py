@@ -187,7 +187,8 @@ class _Loop:
         state = self.begun[step + 1].result() if step + 1 in self.begun else self.sampler.state()
         self.begun.pop(step, None)
         self.journal.step(
-            step, version=version, trained=uids, cache=self.cache.uids, sampler=state, metrics=metrics
+            step, version=version, trained=uids, cache=self.cache.uids, sampler=state, metrics=metrics,
+            temperature=self.config.temperature,
         )  # fmt: skip
         log.append(self.run_dir / "metrics.jsonl", metrics)
         if choice.groups:

@@ -44,6 +44,7 @@ def inspect(
     return {
         "step": step,
         "version": record["version"],
+        "temperature": record.get("temperature", 1.0),
         "metrics": record["metrics"],
         "reward": float(np.mean(rewards)) if rewards else 0.0,
         "groups": [
@@ -70,6 +71,9 @@ def _group(group: Group, trained: set[str], folding: Folding) -> dict[str, Any]:
                 "text": trace.text,
                 "tokens": len(trace.token_ids),
                 "token_ids": list(trace.token_ids),
+                "prompt_ids": list(trace.prompt.token_ids),
+                "forced": list(trace.forced),
+                "turns": trace.turns,
                 "stop": trace.stop.value,
                 "score": score.value,
                 "why": score.why,
