@@ -7,8 +7,9 @@ and draw included, a chain of steps) at several context depths with every sequen
 time of a whole request is the integral over its depths (trapezoids) plus its prompt's. `confirm` really decodes the last
 tokens of full sequences. The roofline is `h1r.bench.roofline` with the copy bandwidth measured in the same run.
 
-Parts: machine, check, decode (7B), baseline (Qwen3-8B), engine (the whole loop), prefill, long (262,144 tokens), train,
-scan (the scan's and the convolution's kernels), pieces, confirm, transformers. Results: gpu.json in FOLDER, a table at the end.
+Parts: machine, check, decode (7B), baseline (Qwen3-8B), engine (the whole loop), prefill, long (262,144 tokens), train, scan (the
+scan's and the convolution's kernels), siblings (64 traces of one prompt), pieces, confirm, transformers. Results: gpu.json in
+FOLDER, a table at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
     known: dict[str, Callable[[dict[str, Any], bool], Any]] = {
         "machine": machine, "check": check, "decode": decode, "baseline": baseline, "engine": engine, "prefill": prefill,
         "long": long, "train": train, "confirm": confirm, "transformers": transformers, "pieces": pieces,
-        "scan": scan,
+        "scan": scan, "siblings": siblings,
     }  # fmt: skip
     unknown = [part for part in args.parts.split(",") if part not in known]
     if unknown:
@@ -145,6 +146,26 @@ def decode(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
     rows += measured(model, config, "7b", "bf16", bf16, bf16, SETTINGS[:2], results, quick, every=16)
     rows += measured(model, config, "7b", "bf16", bf16, fp32, SETTINGS[:2], results, quick, every=16)
     rows += measured(quantised(model), config, "7b", "fp8", fp8, bf16, SETTINGS, results, quick)
+    return rows
+
+
+def siblings(_: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
+    """The 7B shape in bf16, 64 traces of one prompt (DeepConf, GRPO): steps with its pages read by each, and once for all."""
+    model, config = random_model(PRESETS["7b"])
+    rows = []
+    for prompt, depth in (
+        ((2048, 6144), (16384, 20480)) if quick else ((2048, 2560), (2048, 6144), (16384, 17408), (16384, 32768))
+    ):
+        subject = Subject(model, config, 64, depth, torch.bfloat16, torch.bfloat16)
+        row: dict[str, Any] = {"batch": 64, "prompt": prompt, "depth": depth}
+        for name, shared in (("alone", False), ("together", True)):
+            subject.decoder.siblings = shared
+            row[f"{name} ms"] = 1e3 * subject.step_seconds(depth, 12, prompt)
+        assert subject.decoder.shares
+        rows.append(row | {"times": row["alone ms"] / row["together ms"]})
+        del subject
+        gc.collect()
+        torch.cuda.empty_cache()
     return rows
 
 

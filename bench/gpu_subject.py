@@ -88,19 +88,25 @@ class Subject:
             self.cache.pending.random_(0, every)
         self.decoder = Decoder(model, self.cache, batch, each)
 
-    def rows(self, depth: int) -> list[Sequence]:
+    def rows(self, depth: int, prompt: int = 0) -> list[Sequence]:
+        """prompt: tokens of one prompt that all rows share, pages and all; 0: rows of their own."""
         out = []
+        one = Request(
+            id=0, prompt=Prompt(token_ids=(7,) * max(prompt, 1)), sampling=SamplingParams(), seed=0, limit=1 << 20
+        )
         for i in range(self.batch):
             request = Request(id=i, prompt=Prompt(token_ids=(7,)), sampling=SamplingParams(), seed=i, limit=1 << 20)
+            request = one if prompt else request
             pages = list(range(i * self.each, (i + 1) * self.each))
+            pages[: max(prompt - 1, 0) // PAGE] = range(max(prompt - 1, 0) // PAGE)
             s = Sequence(request=request, index=0, slot=i, pages=pages, length=depth)
             s.token_ids.append(11 + i)
             out.append(s)
         return out
 
-    def step_seconds(self, depth: int, repeats: int) -> float:
-        """Of one step in a chain, head and draw included, `depth` tokens cached when it begins."""
-        rows = self.rows(depth)
+    def step_seconds(self, depth: int, repeats: int, prompt: int = 0) -> float:
+        """Of one step in a chain, head and draw included, `depth` tokens cached when it begins; prompt: see rows."""
+        rows = self.rows(depth, prompt)
         reals = np.tile(np.array([[0.6], [0.95], [0.0]], np.float32), (1, self.batch))
         whole = np.stack([np.zeros(self.batch), np.arange(self.batch), np.zeros(self.batch)]).astype(np.int64)
         self.decoder.launch(rows, Sampling(reals, whole)).wait()

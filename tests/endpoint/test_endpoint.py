@@ -344,3 +344,20 @@ def test_load_posts_or_says_why_not(serve: Callable[..., Server]) -> None:
         assert server.seen[0][2]["Authorization"] == "Bearer root"
         with pytest.raises(EndpointError, match="cannot be swapped"):
             endpoint.load("/weights/8", 8)
+
+
+def test_load_reaches_a_vllm_in_development_mode(serve: Callable[..., Server]) -> None:
+    """Frozen, read, forgotten, resumed; and resumed also where reading fails."""
+    for status in (200, 500):
+        answers = {"/admin/weights": 404, "/collective_rpc": status}
+        server = serve(lambda path, got, count, answers=answers: (answers.get(path, 200), {"detail": "x"}))
+        with Endpoint(server.url, "m") as endpoint:
+            if status == 200:
+                endpoint.load("/weights/7", 7)
+            else:
+                with pytest.raises(EndpointError, match="collective_rpc"):
+                    endpoint.load("/weights/7", 7)
+        paths = [path for path, *_ in server.seen]
+        forgotten = ["/reset_prefix_cache?reset_running_requests=true"] if status == 200 else []
+        assert paths == ["/admin/weights", "/pause?mode=keep", "/collective_rpc", *forgotten, "/resume"]
+        assert server.seen[2][1] == {"method": "reload_weights", "kwargs": {"weights_path": "/weights/7"}}

@@ -202,6 +202,50 @@ def test_the_engine_ahead_of_the_host_writes_the_same_traces(
             assert np.abs(a - b).max(initial=0.0) < 1e-4, (key, name)
 
 
+@pytest.mark.slow
+def test_siblings_read_their_prompt_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three traces of one prompt and one of another: tokens and numbers are those of rows that read alone."""
+    monkeypatch.setattr(cuda.decoder, "WORTH", 1)
+    small, out = replace(H1, num_hidden_layers=1), []
+    for fast, siblings in ((True, True), (False, False)):
+        monkeypatch.setattr(cuda, "fits", lambda model, page, fast=fast: fast)
+        config = EngineConfig(
+            page_size=PAGE, sequences=6, seed=0, memory_bytes=1 << 22, poison=True, prefixes=0, siblings=siblings
+        )
+        e = Engine(made(small), small, config)
+        e.add(Prompt(token_ids=tuple(i % V for i in range(3, 41))), SamplingParams(n=3, max_tokens=5))
+        e.add(Prompt(token_ids=(5, 9)), SamplingParams(max_tokens=4))
+        seen, found = False, {}
+        while e.busy:
+            found |= {(v.request, v.index): v.trace for v in e.step() if v.trace is not None}
+            seen |= e.runner.decoder is not None and e.runner.decoder.shares
+        assert seen == siblings
+        e.check_integrity()
+        out.append(found)
+    got, want = out
+    assert got.keys() == want.keys() and len(want) == 4
+    for key, trace in want.items():
+        assert got[key].token_ids == trace.token_ids
+        assert np.abs(got[key].logprobs - trace.logprobs).max() < 1e-4
+
+
+def test_families_are_those_that_share_pages_and_pay() -> None:
+    def one(request: Request, length: int, pages: list[int]) -> Row:
+        return Row(request=request, index=0, slot=0, pages=pages, length=length)
+
+    def asked(number: int, prompt: int) -> Request:
+        return Request(
+            id=number, prompt=Prompt(token_ids=(1,) * prompt), sampling=SamplingParams(), seed=0, limit=1 << 20
+        )
+
+    a, b = asked(0, 8_000), asked(1, 8_000)
+    shared = list(range(500))
+    rows = [one(a, 8_100, [*shared, 900 + i]) for i in range(4)] + [one(b, 8_100, [*range(1000, 1501)])]
+    rows.insert(2, one(a, 8_100, [*range(2000, 2501)]))  # came back from the host, with pages of its own
+    assert cuda.decoder.prefixes(rows, 16) == [([0, 1, 3, 4], 499 * 16)]
+    assert cuda.decoder.prefixes(rows[:2], 16) == [], "two rows of 8,000 tokens save too little"
+
+
 @pytest.mark.parametrize("at_swap", ["keep", pytest.param("reread", marks=pytest.mark.slow)])
 def test_new_weights_between_two_steps_in_flight(at_swap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "fits", lambda model, page: True)

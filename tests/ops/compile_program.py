@@ -99,6 +99,8 @@ def decode_step() -> None:
         q = room(B, 12, 128)
         attention.write(row[:, 6680:], turn, keys, values, where, where, table, q)
         attention.decode(q, keys, values, where, where, table, joined[:, 3072:], 17)
+        shared = attention.Shared(room(B, dtype=torch.int32), room(32, attention.BUNDLE, dtype=torch.int32), 16)
+        attention.decode(q, keys, values, where, where, table, joined[:, 3072:], 17, shared)
     mixed, vector = room(B, 3584), room(24, dtype=FP32)
     state = room(8, 3, 3584).transpose(1, 2)
     conv.step(row[:, 3072:6656], room(3584, 4, dtype=FP32), room(3584, dtype=FP32), state, where, where, mixed)
@@ -150,7 +152,7 @@ def main() -> None:
 
 
 LAUNCHED = (
-    "_write", "_split", "_join", "_step", "_conv", "_rms", "_gated", "_glu", "_local", "_carry", "_outputs", "_peaks",
+    "_write", "_split", "_prefix", "_join", "_step", "_conv", "_rms", "_gated", "_glu", "_local", "_carry", "_outputs", "_peaks",
     "_sums", "_narrow", "_keep", "_pick", "_product", "_add", "_quantise", "_carry_back", "_scores", "_pairs", "_shares",
     "_inputs", "_backward", "_recent_step", "_advance", "_settle",
 )  # fmt: skip

@@ -360,6 +360,35 @@ def test_decode_attention_over_pages(kind: Kind, splits: int, fp8: bool) -> None
     assert (out[3, 5:] == 0).all() and out[:, :5].isnan().all()
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+def test_decode_attention_of_siblings(kind: Kind, splits: int) -> None:
+    """Two prompts' siblings, one in two bundles, a row alone and a padded one; nothing else in the pages is a number."""
+    heads, kv, d, page, pages = 6, 2, 24, 16, 60
+    length, shared = [50, 33, 90, 40, 0, 49, 34], [32, 32, 0, 32, 0, 32, 32]
+    family = [0, 0, 2, 1, 3, 0, 1]
+    table = torch.arange(2, 2 + 7 * 7, dtype=torch.int32).view(7, 7)
+    for row, mother in enumerate(family):
+        if shared[row]:
+            table[row, :2] = table[family.index(mother), :2]
+    dense = [draws(kind, 7, 96, kv, d, seed=s) for s in (0, 1)]
+    pools = [nan(kind, pages, page, kv, d) for _ in range(2)]
+    for row, count in enumerate(length):
+        for x, pool in zip(dense, pools, strict=True):
+            x[row, : shared[row]] = x[family.index(family[row]), : shared[row]]
+            for t in range(count):
+                pool[int(table[row, t // page]), t % page] = x[row, t]
+    q, out = draws(kind, 7, heads, d, seed=2), nan(kind, 7, heads * d)
+    members = torch.full((4, attention_kernels.BUNDLE), -1, dtype=torch.int32)
+    members[0, :2], members[1, 0], members[3, :2] = torch.tensor([0, 1]), 5, torch.tensor([3, 6])
+    given = attention_kernels.Shared(torch.tensor(shared, dtype=torch.int32).to(kind[0]), members.to(kind[0]), splits)
+    positions, slots = whole([n - 1 for n in length], kind), whole(range(7), kind)
+    attention_kernels.decode(q, *pools, positions, slots, table.to(kind[0]), out, splits, given)
+    real = [0, 1, 2, 3, 5, 6]
+    want = attend(q, *dense, whole(length, kind).clamp(min=1)).flatten(1)
+    near(out[real], want[real], kind)
+    assert (out[4] == 0).all()
+
+
 def test_draw_is_the_samplers(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     from h1r.ops.draw import Cuts, invert, key, thresholds, uniforms
 

@@ -58,7 +58,9 @@ class JudgeSource:
 class Scale:
     """Who does the work under `--scale ray`.
 
-    generators, graders  actors that write traces (our engine) and that score them
+    generators, graders  actors that write traces and that score them
+    backend              of the generators: own (our engine) or vllm (a server of its own in each actor's place)
+    vllm                 scale.vllm.Server: python (the interpreter that has vLLM), dtype, max_model_len, tensor_parallel, ...
     trainers             ranks that train together, an actor each; 0: training stays in this process
     weights              whole on every trainer, or sharded over them (FSDP2)
     *_cpus, *_gpus       what Ray reserves for each actor
@@ -68,6 +70,8 @@ class Scale:
 
     generators: int = 1
     graders: int = 1
+    backend: str = "own"
+    vllm: dict[str, Any] = field(default_factory=dict)
     trainers: int = 0
     weights: str = "whole"
     generator_cpus: float = 1

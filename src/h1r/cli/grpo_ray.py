@@ -21,6 +21,7 @@ from h1r.errors import ConfigError
 if TYPE_CHECKING:
     from h1r.cli.grpo import GrpoRecipe
     from h1r.rl.config import GrpoConfig
+    from h1r.scale import Server
 
 
 def practise_on_ray(
@@ -34,6 +35,9 @@ def practise_on_ray(
 
     settings, wanted = prepare(recipe, where), recipe.scale
     model, out = str(Path(recipe.model).absolute()), Path(recipe.out).absolute()
+    if wanted.backend not in ("own", "vllm") or (wanted.vllm and wanted.backend == "own"):
+        raise ConfigError(f"scale.backend={wanted.backend}: own, or vllm (scale.vllm says how its servers are run)")
+    vllm = server_of(wanted.vllm, model, where)
     if wanted.trainers == 0 and wanted.weights != "whole":
         raise ConfigError(f"scale.weights={wanted.weights} needs scale.trainers: ranks to share the weights")
     problems, shares = practised(recipe)
@@ -50,7 +54,7 @@ def practise_on_ray(
     with scale.cluster(wanted.address, wanted.cpus or max(os.cpu_count() or 1, math.ceil(needed["CPU"]))):
         scale.require(needed)
         writers = scale.generators(
-            wanted.generators, partial(engine, model, recipe.engine),
+            wanted.generators, partial(engine, model, recipe.engine) if wanted.backend == "own" else partial(served, vllm, out),
             cpus=wanted.generator_cpus, gpus=wanted.generator_gpus, redo=wanted.redo,
         )  # fmt: skip
         judges = scale.graders(
@@ -83,6 +87,22 @@ def practise_on_ray(
 def engine(path: str, options: Mapping[str, Any]) -> Any:
     """In a generator's actor: the model as an LLM."""
     return wire.load_llm(path, dtype="float32", **options)
+
+
+def server_of(given: Mapping[str, Any], model: str, where: str) -> Server:
+    """How a generator's vLLM server is run. Raises ConfigError."""
+    from h1r import config
+    from h1r.scale import Server
+
+    plain = {"model": model, "name": "policy", "dtype": "float32", "reasoning_parser": "", "tools": False}
+    return config.build(plain | dict(given), Server, f"{where}: scale.vllm")
+
+
+def served(server: Server, out: Path) -> Any:
+    """In a generator's actor: a vLLM server of its own; its output goes to the run's folder."""
+    from h1r.scale import Served
+
+    return Served(server, out / f"vllm-{os.getpid()}.log")
 
 
 def grader(sandbox: str, unsafe: bool, recipe: GrpoRecipe) -> Any:

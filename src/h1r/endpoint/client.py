@@ -213,18 +213,40 @@ class Endpoint:
         return [str(m["id"]) for m in response.json()["data"]]
 
     def load(self, path: str, version: int) -> None:
-        """Have the server swap its weights for those at `path` (which it must see). Raises EndpointError."""
+        """Have the server swap its weights for those at `path` (which it must see), ours by POST /admin/weights, a vLLM in
+        development mode by its own routes. Raises EndpointError."""
+        answer = self._order("/admin/weights", {"path": path, "version": version})
+        if answer.status_code in (404, 405):
+            self._reload(path)
+        elif answer.status_code >= 400:
+            raise EndpointError(http.refusal(self._client, "/admin/weights", answer))
+
+    def _reload(self, path: str) -> None:
+        """vLLM: what is in flight is frozen, the weights are read into place, cached prefixes forgotten (running requests compute
+        theirs again), and all goes on."""
+        paused = self._order("/pause?mode=keep")
+        if paused.status_code in (404, 405):
+            raise EndpointError(
+                f"{self._client.base_url}: neither POST /admin/weights (ours) nor /pause (vLLM with VLLM_SERVER_DEV_MODE=1), so "
+                f"weights cannot be swapped; restart it on {path}"
+            )
+        try:
+            for order, said in (
+                ("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}}),
+                ("/reset_prefix_cache?reset_running_requests=true", None),
+            ):
+                answer = self._order(order, said)
+                if answer.status_code >= 400:
+                    raise EndpointError(http.refusal(self._client, order, answer))
+        finally:
+            self._order("/resume")
+
+    def _order(self, route: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self._admin_key}"} if self._admin_key else {}
         try:
-            response = self._client.post("/admin/weights", json={"path": path, "version": version}, headers=headers)
+            return self._client.post(route, json=body or {}, headers=headers)
         except httpx2.TransportError as e:
             raise EndpointError(f"{self._client.base_url}: weights not swapped ({e}); is the server up?") from None
-        if response.status_code in (404, 405):
-            raise EndpointError(
-                f"{self._client.base_url}: no POST /admin/weights, so weights cannot be swapped; restart it on {path}"
-            )
-        if response.status_code >= 400:
-            raise EndpointError(http.refusal(self._client, "/admin/weights", response))
 
 
 class _Watched:

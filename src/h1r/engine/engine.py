@@ -59,7 +59,7 @@ class Engine:
         self.memory = memory_for(model, config, options, self.dtype, self.device)
         self.runner = Runner(
             model, config, self.memory, dtype=self.dtype, state_dtype=options.state_dtype, device=self.device,
-            state_every=options.state_every,
+            state_every=options.state_every, siblings=options.siblings,
             poison=options.poison, exact=options.exact, graphs=options.graphs, kv_dtype=options.kv_dtype,
         )  # fmt: skip
         self.scheduler = self._scheduler()

@@ -38,6 +38,7 @@ class EngineConfig:
     at_swap       what new weights mean for traces in flight: keep (they go on from the keys, values and states that the old ones
                   computed) or reread (all their tokens are computed again first)
     graphs        on a GPU, replay CUDA graphs instead of launching kernels one by one
+    siblings      on a GPU, read keys and values that traces of one prompt share once for all of them, where it pays
     exact         decode with the trainer's own arithmetic (`engine.replay`); PyTorch only, many times slower
     seed          stream of requests that bring no seed; None: the machine's entropy
     poison        debugging: free memory is filled with NaN before every step
@@ -54,6 +55,7 @@ class EngineConfig:
     at_swap: str = "keep"
     kv_dtype: torch.dtype | None = None
     graphs: bool = True
+    siblings: bool = True
     exact: bool = False
     seed: int | None = None
     poison: bool = False

@@ -54,8 +54,9 @@ class Runner:
     def __init__(
         self, model: Any, config: Any, memory: Memory, *, dtype: torch.dtype, state_dtype: torch.dtype,
         device: torch.device, poison: bool = False, exact: bool = False, graphs: bool = True,
-        kv_dtype: torch.dtype | None = None, state_every: int = 1,
+        kv_dtype: torch.dtype | None = None, state_every: int = 1, siblings: bool = True,
     ) -> None:  # fmt: skip
+        self.siblings = siblings
         self.chunk = replay.chunk_of(config) if exact else 0
         self.model, self.config, self.memory, self.device, self.poison = model, config, memory, device, poison
         self.dtype, self.state_dtype, self.kv_dtype, self.state_every = dtype, state_dtype, kv_dtype, state_every
@@ -78,7 +79,7 @@ class Runner:
         if self.chunk or isinstance(self.cache, NativeCache) or not cuda.fits(self.model, memory.page_size):
             return None
         capacity = min(memory.pages.limit, memory.pages_for(self.config.max_position_embeddings) + 1)
-        return cuda.Decoder(self.model, self.cache, memory.slots.size, capacity, self.graphs)
+        return cuda.Decoder(self.model, self.cache, memory.slots.size, capacity, self.graphs, self.siblings)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor | None:

@@ -11,12 +11,14 @@ from h1r.scale.cluster import cluster, require
 from h1r.scale.pool import GeneratorPool, GraderPool, generators, graders
 from h1r.scale.ranks import TrainerGroup, on_ranks
 from h1r.scale.replicas import Fleet, replicas
+from h1r.scale.served import Served
 from h1r.scale.vllm import Server, command, launch
 
 __all__ = [
     "Fleet",
     "GeneratorPool",
     "GraderPool",
+    "Served",
     "Server",
     "TrainerGroup",
     "cluster",

@@ -20,7 +20,11 @@ from h1r.errors import ConfigError, WorkerLost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """How to run one vLLM server. python: the interpreter of vLLM's environment; extra: more arguments, as written."""
+    """How to run one vLLM server. python: the interpreter of vLLM's environment; extra: more arguments, as written.
+
+    learning  for reinforcement learning: log-probabilities of the distribution that was sampled, and routes that swap weights
+              (its development mode: bind it to an address that only the cluster reaches)
+    """
 
     model: str
     name: str
@@ -34,6 +38,7 @@ class Server:
     max_logprobs: int = 20
     seed: int = 0
     eager: bool = False
+    learning: bool = False
     reasoning_parser: str = "deepseek_r1"
     tools: bool = True
     extra: tuple[str, ...] = ()
@@ -59,6 +64,8 @@ def command(server: Server) -> list[str]:
     out += ["--tensor-parallel-size", str(server.tensor_parallel), "--data-parallel-size", str(server.data_parallel)]
     if server.max_model_len:
         out += ["--max-model-len", str(server.max_model_len)]
+    if server.learning:
+        out += ["--logprobs-mode", "processed_logprobs"]
     if server.eager:
         out.append("--enforce-eager")
     if server.reasoning_parser:
@@ -78,7 +85,9 @@ def launch(
     """
     vector = list(arguments) if arguments is not None else command(server)
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | (
+        {"VLLM_SERVER_DEV_MODE": "1"} if server.learning else {}
+    )
     with open(log, "ab") as out:
         try:
             process = subprocess.Popen(

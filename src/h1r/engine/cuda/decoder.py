@@ -24,6 +24,9 @@ from h1r.ops.linear.fp8 import Fp8, pack
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 WARMUPS = 2  # runs before a capture, in which kernels are compiled
+WORTH = (
+    1 << 14
+)  # tokens not read again, over all rows, from which on reading a prefix once for siblings pays its kernel
 
 
 class Sampling(NamedTuple):
@@ -56,11 +59,15 @@ def fits(model: Any, page_size: int) -> bool:
 
 
 class Decoder:
-    """Owns the page table on the device, the steps and their graphs. `graphs=False`: kernels are launched one by one."""
+    """Owns the page table on the device, the steps and their graphs. `graphs=False`: kernels are launched one by one.
+    `siblings`: pages that traces of one prompt share are read once for all of them."""
 
-    def __init__(self, model: Any, cache: Cache, slots: int, capacity: int, graphs: bool = True) -> None:
+    def __init__(
+        self, model: Any, cache: Cache, slots: int, capacity: int, graphs: bool = True, siblings: bool = True
+    ) -> None:
         """slots: state slots of the cache; capacity: pages a sequence may have."""
-        self.model, self.cache, self.graphs = model, cache, graphs
+        self.model, self.cache, self.graphs, self.siblings = model, cache, graphs, siblings
+        self.shares = False  # whether rows of the step before shared pages
         self.device = model.embed_tokens.weight.device
         self.table = torch.zeros(slots, capacity, dtype=torch.int32, device=self.device)
         self.written: dict[int, list[int]] = {}
@@ -72,7 +79,7 @@ class Decoder:
     def logits(self, traces: Items[Sequence]) -> Tensor:
         """One token of every trace: logits [B,V] fp32, which the next step overwrites."""
         replays = self._prepare(traces, None)
-        replays.forward()
+        replays.forward(self.shares)
         logits: Tensor = replays.step.logits[: len(traces)]
         return logits
 
@@ -86,7 +93,7 @@ class Decoder:
             both = bool(((sampling.whole[0] > 0) & (sampling.reals[1] < 1)).any())
             replays = self._prepare(traces, sampling)
             self._last = replays.step.rows, [id(s) for s in traces], both
-        replays.forward()
+        replays.forward(self.shares)
         replays.draw(self._last[2])
         return self._bring(replays.step, list(traces))
 
@@ -131,7 +138,27 @@ class Decoder:
             reals[:, :count] = torch.from_numpy(sampling.reals)
             replays.step.reals.copy_(self._pinned(reals), non_blocking=True)
         replays.step.whole.copy_(self._pinned(whole), non_blocking=True)
+        families = prefixes(traces, self.cache.page_size) if self.siblings else []
+        self.shares = bool(families)
+        if families:
+            self._share(replays.step.shared, families)
         return replays
+
+    def _share(self, shared: Any, families: Items[tuple[list[int], int]]) -> None:
+        """Tell the device which rows read a prefix together."""
+        tokens, members = (
+            torch.zeros(shared.tokens.shape, dtype=torch.int32),
+            torch.full(shared.members.shape, -1, dtype=torch.int32),
+        )
+        size, bundle = members.shape[1], 0
+        for rows, count in families:
+            tokens[rows] = count
+            for begin in range(0, len(rows), size):
+                some = rows[begin : begin + size]
+                members[bundle, : len(some)] = torch.tensor(some, dtype=torch.int32)
+                bundle += 1
+        shared.tokens.copy_(self._pinned(tokens), non_blocking=True)
+        shared.members.copy_(self._pinned(members), non_blocking=True)
 
     def _replays(self, size: int) -> Replays:
         if size not in self.steps:
@@ -181,8 +208,8 @@ class Replays:
         self.step = Step(decoder.model, decoder.cache, decoder.table, size, decoder.room)
         self.calls: dict[str, Callable[[], None]] = {}
 
-    def forward(self) -> None:
-        self._call("forward", self.step.forward)
+    def forward(self, shared: bool = False) -> None:
+        self._call("forward, shared" if shared else "forward", lambda: self.step.forward(shared))
 
     def draw(self, both: bool) -> None:
         self._call(f"draw {both}", lambda: self.step.draw(both))
@@ -209,6 +236,23 @@ class Replays:
         torch.cuda.current_stream(device).wait_stream(stream)
         step.whole.copy_(inputs)
         return graph.replay
+
+
+def prefixes(traces: Items[Sequence], page_size: int) -> list[tuple[list[int], int]]:
+    """Rows whose sequences begin with the same pages, and how many tokens those hold: siblings of one prompt, where all of them
+    together would read it again for WORTH tokens or more."""
+    families: dict[int, list[int]] = {}
+    for row, s in enumerate(traces):
+        families.setdefault(s.request.id, []).append(row)
+    out = []
+    for rows in families.values():
+        first = traces[rows[0]]
+        whole = min(first.request.prompt_length - 1, first.length) // page_size
+        pages = first.pages[:whole]
+        same = [r for r in rows if traces[r].length >= whole * page_size and traces[r].pages[:whole] == pages]
+        if len(same) > 1 and (len(same) - 1) * whole * page_size >= WORTH:
+            out.append((same, whole * page_size))
+    return out
 
 
 def quantised(model: Any) -> Any:

@@ -50,9 +50,15 @@ class Step:
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None  # the mixer beside attention
         processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
         self.splits = attention_kernels.splits_for(rows, c.num_key_value_heads, processors)
+        bundles, size = max(1, rows // 2), attention_kernels.BUNDLE
+        parts = attention_kernels.splits_for(max(1, rows // size), c.num_key_value_heads, processors)
+        self.shared = attention_kernels.Shared(
+            torch.zeros(rows, dtype=torch.int32, device=device),
+            torch.full((bundles, size), -1, dtype=torch.int32, device=device), min(parts, 32),
+        )  # fmt: skip
 
-    def forward(self) -> None:
-        """tokens, positions, slots -> logits; the cache holds the new token."""
+    def forward(self, shared: bool = False) -> None:
+        """tokens, positions, slots -> logits; the cache holds the new token. shared: some rows share pages, as `shared` says."""
         c, positions = self.config, self.whole[1]
         h = F.embedding(self.whole[0], self.model.embed_tokens.weight).to(self.dtype)
         if self.hybrid and c.embedding_multiplier != 1.0:
@@ -62,7 +68,7 @@ class Step:
         for index, w in enumerate(self.weights):
             x = self._room(c.hidden_size, w.enter)
             norm_kernels.rms(h, more, None, c.rms_norm_eps, x)
-            more = self._mix(index, w, x, turn)
+            more = self._mix(index, w, x, turn, self.shared if shared else None)
             x = self._room(c.hidden_size, w.gate_up)
             norm_kernels.rms(h, more, None, c.rms_norm_eps, x)
             both = _product(x, w.gate_up, getattr(w, "gate_up_bias", None), self.dtype)
@@ -96,7 +102,9 @@ class Step:
         tokens.copy_(self.drawn)
         positions.add_((positions >= 0).to(positions.dtype))
 
-    def _mix(self, index: int, w: Any, x: Tensor | Codes, turn: attention.Rotation) -> Tensor | Sums:
+    def _mix(
+        self, index: int, w: Any, x: Tensor | Codes, turn: attention.Rotation, shared: attention_kernels.Shared | None
+    ) -> Tensor | Sums:
         """Attention and, in a hybrid, the state space mixer beside it: x [B,D] -> what the residual gains [B,D]."""
         c, (_, positions, slots, *_) = self.config, self.whole
         heads, kv, d = c.num_attention_heads, c.num_key_value_heads, c.head_dim
@@ -119,7 +127,7 @@ class Step:
             row[:, at : at + (heads + 2 * kv) * d], turn, keys, values, positions, slots, self.table, q,
             getattr(w, "q_norm", None), getattr(w, "k_norm", None), c.rms_norm_eps,
         )  # fmt: skip
-        attention_kernels.decode(q, keys, values, positions, slots, self.table, out[:, inner:], self.splits)
+        attention_kernels.decode(q, keys, values, positions, slots, self.table, out[:, inner:], self.splits, shared)
         if self.side is not None and main is not None:
             main.wait_stream(self.side)
         given: Tensor | Codes = out

@@ -4,11 +4,16 @@ Keys are read once for all the query heads they serve. A sequence's cache is cut
 program of its own (its softmax left open: largest score m, sum l, sum of values) and joined afterwards, so that few long
 sequences fill the device as well as many short ones (flash decoding, arXiv:2311.01282).
 
+Siblings, traces of one prompt, hold its pages together. Told which rows do (`Shared`), a program reads such pages once for
+sixteen rows; each row's own programs begin behind them, and all parts are joined.
+
 Nothing here asks the host for anything: lengths, slots and pages are read on the device, so a step can be captured in a
 CUDA graph. A row whose position is -1 is padding: nothing is written for it, and its output is 0.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,6 +25,16 @@ from h1r.ops.attention.rope import Rotation
 FP8_LARGEST = tl.constexpr(448.0)
 LOG2E = 1.4426950408889634
 BLOCK, WARPS, STAGES = 64, 2, 5  # tokens a program reads at once
+BUNDLE = 16  # rows that read a prefix together
+
+
+class Shared(NamedTuple):
+    """Which rows begin with the same pages. tokens [B] int32: of each row's prefix that bundles attend to, whole pages, 0 for
+    none; members [b,BUNDLE] int32: rows of each bundle, all with one prefix, -1 for none; splits: parts a prefix is cut into."""
+
+    tokens: Tensor
+    members: Tensor
+    splits: int
 
 
 def write(
@@ -96,8 +111,9 @@ def splits_for(batch: int, kv: int, processors: int) -> int:
 
 
 def decode(
-    q: Tensor, keys: Tensor, values: Tensor, positions: Tensor, slots: Tensor, table: Tensor, out: Tensor, splits: int
-) -> None:
+    q: Tensor, keys: Tensor, values: Tensor, positions: Tensor, slots: Tensor, table: Tensor, out: Tensor, splits: int,
+    shared: Shared | None = None,
+) -> None:  # fmt: skip
     """q [B,Hq,d], keys and values [pages,page,Kv,d] up to and including each position -> out [B,Hq*d] (any row stride).
 
     The page size is 16 or a larger power of two. Shapes of the rest: see `write`. Fp8 values are fastest when a channel's
@@ -107,31 +123,49 @@ def decode(
     kv, page = keys.shape[2], keys.shape[1]
     repeat = heads // kv
     assert page >= 16 and page & (page - 1) == 0, f"pages of {page} tokens: a power of two, 16 or more"
-    part = torch.empty(batch, heads, splits, d, dtype=torch.float32, device=q.device)
-    peak = torch.empty(batch, heads, splits, 2, dtype=torch.float32, device=q.device)
+    parts = splits + (shared.splits if shared is not None else 0)
+    tokens = None if shared is None else shared.tokens
+    part = torch.empty(batch, heads, parts, d, dtype=torch.float32, device=q.device)
+    peak = torch.empty(batch, heads, parts, 2, dtype=torch.float32, device=q.device)
     narrow, block = keys.dtype == torch.float8_e4m3fn, min(page, BLOCK)
+    given = table.stride(0), *keys.stride()[:3], *values.stride()
+    shape = {
+        "PAGE": page,
+        "R": repeat,
+        "D": d,
+        "DP": max(16, triton.next_power_of_2(d)),
+        "N": block,
+        "PARTS": parts,
+        "FP8": narrow,
+    }
     _split[(batch, kv, splits)](
-        q, keys, values, table, slots, positions, part, peak, d**-0.5 * LOG2E,
-        table.stride(0), *keys.stride()[:3], *values.stride(), PAGE=page,
-        R=repeat, RP=max(16, triton.next_power_of_2(repeat)), D=d, DP=max(16, triton.next_power_of_2(d)), N=block,
-        SPLITS=splits, FP8=narrow, num_warps=WARPS, num_stages=STAGES,
+        q, keys, values, table, slots, positions, tokens, part, peak, d**-0.5 * LOG2E, *given, **shape,
+        RP=max(16, triton.next_power_of_2(repeat)), SPLITS=splits, SHARED=shared is not None, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
+    if shared is not None:
+        _prefix[(len(shared.members), kv, shared.splits)](
+            q, keys, values, table, slots, tokens, shared.members, part, peak, d**-0.5 * LOG2E, *given, **shape,
+            RP=triton.next_power_of_2(repeat), ROWS=BUNDLE, OWN=splits, num_warps=8, num_stages=2,
+        )  # fmt: skip
     _join[(batch, heads)](
-        part, peak, out, out.stride(0), H=heads, D=d, DP=triton.next_power_of_2(d), SPLITS=splits,
-        SP=triton.next_power_of_2(splits), num_warps=2,
+        part, peak, tokens, out, out.stride(0), H=heads, D=d, DP=triton.next_power_of_2(d), OWN=splits, PARTS=parts,
+        SP=triton.next_power_of_2(parts), SHARED=shared is not None, num_warps=2,
     )  # fmt: skip
 
 
 @triton.jit
 def _split(
-    q, keys, values, table, slots, positions, part, peak, scale, table_row, k_page, k_token, k_head,
+    q, keys, values, table, slots, positions, tokens, part, peak, scale, table_row, k_page, k_token, k_head,
     v_page, v_token, v_head, v_channel, PAGE: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-    N: tl.constexpr, SPLITS: tl.constexpr, FP8: tl.constexpr,
+    N: tl.constexpr, PARTS: tl.constexpr, SPLITS: tl.constexpr, FP8: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
     row, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = (tl.load(positions + row) + 1).to(tl.int32)
-    each = tl.cdiv(tl.cdiv(length, N), SPLITS) * N
-    first = split * each
+    begun = 0
+    if SHARED:
+        begun = tl.multiple_of(tl.load(tokens + row), N)
+    each = tl.cdiv(tl.cdiv(length - begun, N), SPLITS) * N
+    first = begun + split * each
     last = tl.minimum(length, first + each)
     heads, at, places = tl.arange(0, RP), tl.arange(0, DP), tl.arange(0, N)
     channel = at < D
@@ -163,11 +197,55 @@ def _split(
             query, keys + page * k_page + offset * k_token + k_inside, values + page * v_page + offset * v_token + v_inside,
             m, l, acc, scale, last - whole, channel, True, D == DP, FP8,
         )  # fmt: skip
-    target = mine * SPLITS + split
+    target = mine * PARTS + split
     real = heads < R
     tl.store(part + target[:, None] * D + at[None, :], acc, mask=real[:, None] & channel[None, :])
     tl.store(peak + target * 2, m, mask=real)
     tl.store(peak + target * 2 + 1, l, mask=real)
+
+
+@triton.jit
+def _prefix(
+    q, keys, values, table, slots, tokens, members, part, peak, scale, table_row, k_page, k_token, k_head,
+    v_page, v_token, v_head, v_channel, PAGE: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    N: tl.constexpr, PARTS: tl.constexpr, FP8: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr,
+):  # fmt: skip
+    """A part of the prefix of one bundle, for all query heads of a K/V head of all its rows."""
+    bundle, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    leader = tl.load(members + bundle * ROWS)
+    if leader >= 0:
+        length = tl.load(tokens + leader)
+        each = tl.cdiv(tl.cdiv(length, N), PARTS - OWN) * N
+        first = split * each
+        last = tl.minimum(length, first + each)
+        i, at, places = tl.arange(0, ROWS * RP), tl.arange(0, DP), tl.arange(0, N)
+        channel, head = at < D, i % RP
+        row = tl.load(members + bundle * ROWS + i // RP)
+        real = (row >= 0) & (head < R)
+        mine = (tl.maximum(row, 0) * R * tl.num_programs(1) + kv * R + head).to(tl.int64)
+        query = tl.load(q + mine[:, None] * D + at[None, :], mask=real[:, None] & channel[None, :], other=0.0)
+        if FP8:
+            query = query.to(tl.float16)
+        m = tl.full((ROWS * RP,), float("-inf"), tl.float32)
+        l = tl.zeros((ROWS * RP,), tl.float32)
+        acc = tl.zeros((ROWS * RP, DP), tl.float32)
+        pages = table + tl.load(slots + leader) * table_row
+        k_inside = places[:, None] * k_token + kv * k_head + at[None, :]
+        if FP8:
+            v_inside = at[:, None] * v_channel + kv * v_head + places[None, :] * v_token
+        else:
+            v_inside = at[None, :] * v_channel + kv * v_head + places[:, None] * v_token
+        for begin in range(first, last, N):
+            page = tl.load(pages + begin // PAGE).to(tl.int64)
+            offset = tl.multiple_of(begin % PAGE, N)
+            m, l, acc = _block(
+                query, keys + page * k_page + offset * k_token + k_inside, values + page * v_page + offset * v_token + v_inside,
+                m, l, acc, scale, N, channel, False, D == DP, FP8,
+            )  # fmt: skip
+        target = mine * PARTS + OWN + split
+        tl.store(part + target[:, None] * D + at[None, :], acc, mask=real[:, None] & channel[None, :])
+        tl.store(peak + target * 2, m, mask=real)
+        tl.store(peak + target * 2 + 1, l, mask=real)
 
 
 @triton.jit
@@ -204,16 +282,20 @@ def _block(
 
 @triton.jit
 def _join(
-    part, peak, out, out_row, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr
-):
+    part, peak, tokens, out, out_row, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, OWN: tl.constexpr, PARTS: tl.constexpr,
+    SP: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1)
     parts, at = tl.arange(0, SP), tl.arange(0, DP)
-    mine = (row * H + head) * SPLITS + parts
-    m = tl.load(peak + mine * 2, mask=parts < SPLITS, other=float("-inf"))
-    l = tl.load(peak + mine * 2 + 1, mask=parts < SPLITS, other=0.0)
+    mine = (row * H + head) * PARTS + parts
+    known = parts < OWN
+    if SHARED:  # a row of no bundle has nothing behind its own parts
+        known = parts < tl.where(tl.load(tokens + row) > 0, PARTS, OWN)
+    m = tl.load(peak + mine * 2, mask=known, other=float("-inf"))
+    l = tl.load(peak + mine * 2 + 1, mask=known, other=0.0)
     highest = tl.max(m)
     weight = tl.where(m == float("-inf"), 0.0, tl.exp2(m - tl.where(highest == float("-inf"), 0.0, highest)))
-    some = (parts < SPLITS)[:, None] & (at < D)[None, :]
+    some = known[:, None] & (at < D)[None, :]
     acc = tl.load(part + mine[:, None] * D + at[None, :], mask=some, other=0.0)
     total = tl.sum(l * weight)
     value = tl.sum(acc * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
