@@ -1,4 +1,4 @@
-"""Opt-in: a checkpoint of ours served by vLLM, behind our proxy, writes our greedy tokens.
+"""Opt-in: the committed checkpoint served by vLLM, behind our proxy, writes our greedy tokens.
 
     H1R_VLLM_PYTHON=/path/to/vllm/bin/python .venv/bin/python -m pytest -m peer tests/serve/test_vllm.py
 
@@ -30,14 +30,20 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not PYTHON, reason="H1R_VLLM_PYTHON names no interpreter with vLLM"),
 ]
+NANO = Path(__file__).parents[2] / "models" / "nano"  # its heads are of a size that vLLM's CPU attention knows
 MESSAGES = [{"role": "user", "content": "What is 2+2?"}]
 KEY = "a-long-secret"
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def llm() -> LLM:
+    return LLM(NANO, dtype="float32", memory_bytes=1 << 27)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = vllm.Server(
-        model=str(checkpoint), name="tiny", python=PYTHON, port=free_port(), dtype="float32", max_model_len=256, eager=True,
+        model=str(NANO), name="tiny", python=PYTHON, port=free_port(), dtype="float32", max_model_len=1024, eager=True,
         reasoning_parser="", tools=False, environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
     )  # fmt: skip
     own = [
@@ -45,7 +51,7 @@ def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "-m",
         "h1r",
         "serve",
-        str(checkpoint),
+        str(NANO),
         "--served-model-name",
         "tiny",
         "--port",
