@@ -14,6 +14,7 @@ from h1r.errors import MismatchError
 from h1r.model import fold
 from h1r.rl import grpo
 from h1r.train import LocalTrainer
+from h1r.types import Prompt, SamplingParams
 
 
 @pytest.mark.parametrize("through", ["folder", "memory"])
@@ -27,6 +28,26 @@ def test_engine_and_trainer_agree_while_training(toy, tmp_path, through):
     assert llm.version == 3
     assert max(m["mismatch_kl"] for m in metrics) < 1e-9 and max(m["mismatch_abs"] for m in metrics) < 2e-5
     assert all(m["grad_norm"] > 0 for m in metrics)
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16", "kernel": "torch"}, {"dtype": "int8", "kernel": "torch"}, {"dtype": "int8"}]
+)
+def test_weights_are_synced_in_the_engines_own_precision(toy, tmp_path, options):
+    """What the engine scores after a sync is what it scores when it reads the exported folder."""
+    trainer = LocalTrainer(toy.build(), toy.CONFIG.trainer())
+    trainer.export(str(tmp_path / "start"))
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(1.1)
+    trainer.export(str(tmp_path / "next"))
+    one, two = (LLM(tmp_path / name, tokenizer=False, memory_bytes=1 << 25, **options) for name in ("start", "next"))
+    in_memory(trainer.model, one)(trainer, one, 1)
+    ids = [Prompt(token_ids=(5, 6, 7, 8))]
+    greedy = SamplingParams(temperature=0.0, max_tokens=8)
+    (got,), (want,) = one.generate(ids, greedy)[0], two.generate(ids, greedy)[0]
+    assert got.token_ids == want.token_ids
+    np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-6)
 
 
 def test_weights_synced_in_memory_are_the_engines_own(toy, tmp_path):

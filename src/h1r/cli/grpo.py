@@ -155,7 +155,7 @@ def practise(
 
     settings = prepare(recipe, where)
     problems, shares = practised(recipe)
-    llm = wire.load_llm(recipe.model, dtype="float32", **recipe.engine)
+    llm = writer(recipe.model, recipe.engine)
     assert llm.tokenizer is not None
     model, _ = models.load(recipe.model, dtype=torch.float32)
     trainer = LocalTrainer(model, settings.trainer(), tokenizer=llm.tokenizer.save)
@@ -214,7 +214,7 @@ def temperatures(recipe: GrpoRecipe, where: str, given: str, box: Sandbox | None
     except ValueError:
         raise ConfigError(f"--sweep {given}: numbers with commas between, such as 0.6,0.85,1.0") from None
     settings = prepare(recipe, where)
-    llm = wire.load_llm(recipe.model, dtype="float32", **recipe.engine)
+    llm = writer(recipe.model, recipe.engine)
     assert llm.tokenizer is not None
     chosen = SweepConfig(
         temperatures=wanted, n=min(settings.group, 8), max_tokens=settings.max_tokens, seed=settings.seed
@@ -290,12 +290,24 @@ def judge_of(recipe: GrpoRecipe) -> wire.Judge | None:
     return wire.judge_of(recipe.judge.url, recipe.judge.name, ("judge.url", "judge.name"))
 
 
+def writer(path: str, options: Mapping[str, Any]) -> LLM:
+    """The engine that writes traces; exact (fp32) unless the recipe's `engine` says a dtype."""
+    return wire.load_llm(path, **({"dtype": "float32"} | dict(options)))
+
+
 def in_memory(model: Any, llm: LLM) -> Sync:
-    """Weights to the engine of this process without a detour over the disk: a folded copy, swapped between two steps."""
+    """Weights to the engine of this process without a detour over the disk: a folded copy in the engine's own dtype, swapped
+    between two steps."""
+    import torch
+
     from h1r import model as models
+    from h1r.engine.llm import quantised
+    from h1r.ops.linear import quant
 
     def sync(trainer: Trainer, generator: Generator, version: int) -> None:
-        folded = models.fold(model)
+        rounded = llm.format in quant.GROUPS and not llm.native
+        folded = models.fold(model, torch.float32 if rounded or llm.native else llm.loop.engine.dtype)
+        folded = quantised(folded, llm.format) if rounded else folded
         llm.loop.call(lambda engine: engine.swap(folded, version))
 
     return sync

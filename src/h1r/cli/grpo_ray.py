@@ -86,7 +86,9 @@ def practise_on_ray(
 
 def engine(path: str, options: Mapping[str, Any]) -> Any:
     """In a generator's actor: the model as an LLM."""
-    return wire.load_llm(path, dtype="float32", **options)
+    from h1r.cli.grpo import writer
+
+    return writer(path, options)
 
 
 def server_of(given: Mapping[str, Any], model: str, where: str) -> Server:
