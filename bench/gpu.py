@@ -86,7 +86,7 @@ def machine(_: dict[str, Any], quick: bool) -> dict[str, float]:
 
 
 def widths(weights: str, kv: torch.dtype, state: torch.dtype) -> roofline.Widths:
-    return roofline.Widths(1.0 if weights == "fp8" else 2.0, WIDTHS[kv], WIDTHS[state], 2.0)
+    return roofline.Widths(1.0 if weights in ("fp8", "int8") else 2.0, WIDTHS[kv], WIDTHS[state], 2.0)
 
 
 def depths_of(prompt: int, out: int, quick: bool) -> list[int]:
@@ -146,6 +146,9 @@ def decode(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
     rows += measured(model, config, "7b", "bf16", bf16, bf16, SETTINGS[:2], results, quick, every=16)
     rows += measured(model, config, "7b", "bf16", bf16, fp32, SETTINGS[:2], results, quick, every=16)
     rows += measured(quantised(model), config, "7b", "fp8", fp8, bf16, SETTINGS, results, quick)
+    del model
+    model, config = random_model(PRESETS["7b"])
+    rows += measured(quantised(model, torch.int8), config, "7b", "int8", fp8, bf16, SETTINGS[1:2], results, quick)
     return rows
 
 

@@ -34,7 +34,7 @@ from h1r.ops.ssd import triton_recent as ssd_recent
 ROOMS = (attention, conv, draw, linear, norm, ssd, ssd_backward, ssd_recent)
 NAMES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32",
-    torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e4m3fn: "fp8e4nv", torch.int8: "i8",
 }  # fmt: skip
 BF16, FP32, FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
 B = 64
@@ -120,10 +120,11 @@ def decode_step() -> None:
     sums = norm.Sums(room(5, B, 3072, dtype=FP32), scale, room(1, 3072, dtype=FP32))
     norm.rms(h, sums, None, 1e-5, norm.Codes(room(B, 3072, dtype=FP8), scale))
     linear.glu(both[:, :12288], both[:, 12288:], room(B, 12288))
-    linear.glu(both[:, :12288], both[:, 12288:], room(B, 12288, dtype=FP8), scale)
-    linear.quantise(h, room(B, 3072, dtype=FP8), scale)
-    for n, k in ((8736, 3072), (3072, 12288)):
-        linear.product(room(B, k, dtype=FP8), room(n, k, dtype=FP8), scale, room(1, n, dtype=FP32), BF16)
+    for kind in (FP8, torch.int8):
+        linear.glu(both[:, :12288], both[:, 12288:], room(B, 12288, dtype=kind), scale)
+        linear.quantise(h, room(B, 3072, dtype=kind), scale)
+        for n, k in ((8736, 3072), (3072, 12288)):
+            linear.product(room(B, k, dtype=kind), room(n, k, dtype=kind), scale, room(1, n, dtype=FP32), BF16)
     f, numbers = room(B, dtype=FP32), room(B, 4, dtype=FP32)
     draw.draw(room(B, 130048, dtype=FP32), f, f, f, where, where, where, where, where, numbers)
 

@@ -107,17 +107,17 @@ def test_product_of_few_rows(kind: Kind, rows: int, scaled: bool, monkeypatch: p
         near(parts.sum(0), want, kind)
 
 
-def test_fp8_codes_of_rows(kind: Kind) -> None:
-    from h1r.ops.linear import fp8
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=("int8", "fp8"))
+def test_codes_of_rows(kind: Kind, dtype: torch.dtype) -> None:
+    from h1r.ops.linear import coded
 
-    if kind[0] == "cpu":
+    if kind[0] == "cpu" and dtype == torch.float8_e4m3fn:
         pytest.skip("the interpreter has no fp8")
     x, both = draws(kind, 5, 48), draws(kind, 5, 96)
     x[3] = 0
-    want = fp8.quantise(x), fp8.quantise(norm.rms(x, None, 1e-5)), fp8.quantise(
-        torch.nn.functional.silu(both[:, :48].float()) * both[:, 48:].float()
-    )  # fmt: skip
-    for form, (codes, scale) in enumerate(want):
+    given = x, norm.rms(x, None, 1e-5), torch.nn.functional.silu(both[:, :48].float()) * both[:, 48:].float()
+    for form, wanted in enumerate(given):
+        codes, scale = coded.quantise(wanted, dtype)
         out = norm_kernels.Codes(torch.empty_like(codes), torch.full_like(scale, torch.nan))
         if form == 0:
             linear_kernels.quantise(x, *out)
@@ -127,6 +127,26 @@ def test_fp8_codes_of_rows(kind: Kind) -> None:
             linear_kernels.glu(both[:, :48], both[:, 48:], *out)
         near(out.codes.float() * out.scale, codes.float() * scale, (kind[0], torch.bfloat16), 2.0)
         assert (out.scale / scale - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("rows", [3, 70])
+def test_product_of_int8_codes_is_exact(kind: Kind, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind[1] != torch.float32:
+        pytest.skip("codes have no other precision")
+    monkeypatch.setattr(linear_kernels, "splits_for", lambda tiles, steps, device: 3)
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (
+        torch.randint(-127, 128, (n, 384), generator=generator, dtype=torch.int8).to(kind[0]) for n in (rows, 75)
+    )
+    scale, columns = draws(kind, rows, 1).abs(), draws(kind, 1, 75).abs()
+    want = (x.long().cpu() @ weight.long().cpu().t()).double()
+    parts = linear_kernels.product(x, weight, None, None, torch.float32, join=False)
+    assert torch.equal(parts.double().sum(0).cpu(), want)
+    near(
+        linear_kernels.product(x, weight, scale, columns, torch.float32).cpu(),
+        want * (scale * columns).double().cpu(),
+        kind,
+    )
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -305,7 +305,7 @@ def in_memory(model: Any, llm: LLM) -> Sync:
     from h1r.ops.linear import quant
 
     def sync(trainer: Trainer, generator: Generator, version: int) -> None:
-        rounded = llm.format in quant.GROUPS and not llm.native
+        rounded = llm.format in quant.GROUPS and not llm.native and not llm.coded
         folded = models.fold(model, torch.float32 if rounded or llm.native else llm.loop.engine.dtype)
         folded = quantised(folded, llm.format) if rounded else folded
         llm.loop.call(lambda engine: engine.swap(folded, version))

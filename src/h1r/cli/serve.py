@@ -26,7 +26,7 @@ def serve(
     max_model_len: int | None = typer.Option(None, help="Longest context in tokens; default: the checkpoint's."),
     max_num_seqs: int | None = typer.Option(None, help="Sequences decoded at once."),
     memory_gib: float | None = typer.Option(None, help="Memory for K/V and states; default: what is free."),
-    dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8, int4; fp8 on a GPU."),
+    dtype: str = typer.Option("auto", help="Weights: auto, float32, bfloat16, int8; int4 on a CPU, fp8 on a GPU."),
     kv_cache_dtype: str = typer.Option("auto", help="Keys and values: auto (the model's), fp8 on a GPU."),
     state_dtype: str = typer.Option("float32", help="SSM states: float32, or bfloat16, which halves them."),
     state_every: int = typer.Option(

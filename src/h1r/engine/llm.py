@@ -29,7 +29,7 @@ from h1r.errors import CheckpointError, ConfigError
 from h1r.model import config as configs
 from h1r.model import weights
 from h1r.ops.layout import Layout
-from h1r.ops.linear import quant
+from h1r.ops.linear import coded, quant
 from h1r.ops.logprob import logprob
 from h1r.text import Tokenizer, render, split
 from h1r.text.split import CLOSE, OPEN
@@ -48,7 +48,8 @@ class LLM:
 
     path       a folder in Hugging Face format, or a Hub id (then `revision` names a branch, tag or commit)
     dtype      of weights and K/V: "float32", "bfloat16", or "auto" for the checkpoint's own; "int8" and "int4": weights in
-               groups of 64 and 32 with a scale each, K/V in bfloat16; "fp8" (GPUs): a scale per output, inputs rounded too
+               groups of 64 and 32 with a scale each, K/V in bfloat16; on a GPU "int8" and "fp8" are codes with a scale per
+               output, inputs rounded too
     kernel     "native": the C++ kernel for CPUs; "torch"; "auto": native where it runs, else torch
     tokenizer  a Tokenizer, a folder, False for none; None: the checkpoint's, where it has one
     device     None: the GPU where there is one
@@ -71,7 +72,9 @@ class LLM:
                 raise ConfigError(f"state_dtype={state!r}: one of {', '.join(DTYPES)}")
             options["state_dtype"] = DTYPES[state]
         if self.format == "fp8" and self.device.type != "cuda":
-            raise ConfigError('dtype="fp8" needs a GPU that multiplies fp8: "int8" and "int4" are for CPUs')
+            raise ConfigError('dtype="fp8" needs a GPU that multiplies fp8; CPUs take "int8" and "int4"')
+        # codes whose products the GPU multiplies as they are
+        self.coded = self.format in coded.FORMATS and self.device.type == "cuda"
         kernel = "torch" if options.get("exact") and kernel == "auto" else kernel
         self.native = _native(kernel, self.device, self.path, self.format, options.get("page_size"))
         self.tokenizer = _tokenizer(tokenizer, self.path)
@@ -199,9 +202,9 @@ class LLM:
     def _weights(self, path: Path) -> tuple[Any, Any]:
         if self.native:
             return native.load(path, self.format)
-        if self.format == "fp8":
+        if self.coded:
             model, config = weights.load(path, dtype=torch.bfloat16, fold=True)
-            return cuda.quantised(model.to(self.device).eval()), config
+            return cuda.quantised(model.to(self.device).eval(), coded.FORMATS[self.format]), config
         if self.format in quant.GROUPS:
             model, config = weights.load(path, dtype=torch.float32, fold=True)
             return quantised(model, self.format).to(self.device).eval(), config

@@ -20,7 +20,7 @@ from h1r.engine.request import Sequence
 from h1r.model import fold
 from h1r.model.cache import Cache
 from h1r.ops import kernels
-from h1r.ops.linear.fp8 import Fp8, pack
+from h1r.ops.linear.coded import Coded, pack
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 WARMUPS = 2  # runs before a capture, in which kernels are compiled
@@ -255,17 +255,25 @@ def prefixes(traces: Items[Sequence], page_size: int) -> list[tuple[list[int], i
     return out
 
 
-def quantised(model: Any) -> Any:
-    """A folded model with every matrix of its layers in fp8; embedding and head stay as they are."""
+def quantised(model: Any, dtype: torch.dtype = torch.float8_e4m3fn) -> Any:
+    """A folded model with every matrix of its layers in codes of a dtype, fp8 or int8; embedding and head stay as they are."""
     for layer in model.layers:
-        given = _packed(layer.folded)
+        given = _packed(layer.folded, dtype)
         del layer.folded  # a module's parameters cannot become a plain dictionary in place
         layer.folded = given
     return model
 
 
-def _packed(folded: Any) -> dict[str, Any]:
-    return {k: pack(t.data) if t.dim() == 2 and min(t.shape) > 16 else t for k, t in folded.items()}
+def _packed(folded: Any, dtype: torch.dtype) -> dict[str, Any]:
+    return {k: pack(t.data, dtype) if t.dim() == 2 and min(t.shape) > 16 else t for k, t in folded.items()}
+
+
+def _codes(model: Any) -> torch.dtype | None:
+    """The dtype of a quantised model's codes; None of another one's."""
+    folded = model.layers[0].folded
+    if not isinstance(folded, dict):
+        return None
+    return next(t.codes.dtype for t in folded.values() if isinstance(t, Coded))
 
 
 def nbytes(model: Any) -> int:
@@ -278,21 +286,21 @@ def overwrite(model: Any, other: Any) -> None:
     """Write the weights of `other`, a model of the same kind, into `model`, whose tensors keep their addresses."""
     if other.layers[0].folded is None:
         other = fold(other, model.embed_tokens.weight.dtype)
-    narrow = isinstance(model.layers[0].folded, dict)
-    given = _tensors(other, narrow)
-    for name, tensor in _tensors(model, narrow).items():
+    codes = _codes(model)
+    given = _tensors(other, codes)
+    for name, tensor in _tensors(model, codes).items():
         tensor.copy_(given[name])
 
 
-def _tensors(model: Any, narrow: bool = False) -> dict[str, Tensor]:
-    """All weights by name; narrow: the layers' in fp8, which are no parameters."""
+def _tensors(model: Any, codes: torch.dtype | None = None) -> dict[str, Tensor]:
+    """All weights by name; codes: the layers' in codes of this dtype, which are no parameters."""
     out: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for index, layer in enumerate(model.layers):
         folded = layer.folded
-        if narrow and not isinstance(folded, dict):
-            folded = _packed(folded)
+        if codes is not None and not isinstance(folded, dict):
+            folded = _packed(folded, codes)
         if isinstance(folded, dict):
             for name, t in folded.items():
-                for part, tensor in enumerate(t[:2] if isinstance(t, Fp8) else (t,)):
-                    out[f"fp8.{index}.{name}.{part}"] = tensor
-    return {k: t for k, t in out.items() if not (narrow and ".folded." in k)}
+                for part, tensor in enumerate(t[:2] if isinstance(t, Coded) else (t,)):
+                    out[f"codes.{index}.{name}.{part}"] = tensor
+    return {k: t for k, t in out.items() if not (codes is not None and ".folded." in k)}

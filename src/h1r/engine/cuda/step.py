@@ -19,9 +19,9 @@ from h1r.ops import attention
 from h1r.ops.attention import triton as attention_kernels
 from h1r.ops.conv import triton as conv_kernels
 from h1r.ops.draw import triton as draw_kernels
-from h1r.ops.linear import fp8
+from h1r.ops.linear import coded
 from h1r.ops.linear import triton as linear_kernels
-from h1r.ops.linear.fp8 import Fp8
+from h1r.ops.linear.coded import Coded
 from h1r.ops.norm import triton as norm_kernels
 from h1r.ops.norm.triton import Codes, Sums
 from h1r.ops.ssd import triton as ssd_kernels
@@ -131,7 +131,7 @@ class Step:
         if self.side is not None and main is not None:
             main.wait_stream(self.side)
         given: Tensor | Codes = out
-        if isinstance(w.leave, Fp8):
+        if isinstance(w.leave, Coded):
             given = self._room(out.shape[1], w.leave)
             assert isinstance(given, Codes)
             linear_kernels.quantise(out, *given)
@@ -140,9 +140,9 @@ class Step:
     def _room(self, width: int, weight: Any) -> Tensor | Codes:
         """Room for the inputs [B,width] of a product with this weight."""
         device = self.table.device
-        if isinstance(weight, Fp8):
+        if isinstance(weight, Coded):
             scale = torch.empty(self.rows, 1, dtype=torch.float32, device=device)
-            return Codes(torch.empty(self.rows, width, dtype=fp8.DTYPE, device=device), scale)
+            return Codes(torch.empty(self.rows, width, dtype=weight.codes.dtype, device=device), scale)
         return torch.empty(self.rows, width, dtype=self.dtype, device=device)
 
     def _scan(self, index: int, w: Any, row: Tensor, out: Tensor) -> None:
@@ -184,12 +184,12 @@ def recent_of(cache: Cache) -> Recent | None:
 
 
 def _product(x: Tensor | Codes, weight: Any, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """x [B,k] -> [B,n] (a view of a wider one where an fp8 weight's rows are padded)."""
+    """x [B,k] -> [B,n] (a view of a wider one where a coded weight's rows are padded)."""
     if isinstance(x, Codes):
         if _narrow(x, weight):
             out = linear_kernels.product(x.codes, weight.codes, x.scale, weight.scale, dtype)
         else:
-            out = fp8.scaled(x.codes, x.scale, weight, dtype)
+            out = coded.scaled(x.codes, x.scale, weight, dtype)
         out = out[:, : weight.rows]
         return out if bias is None else out.add_(bias.to(dtype))
     return F.linear(x, weight, None if bias is None else bias.to(dtype))
@@ -203,7 +203,7 @@ def _addend(x: Tensor | Codes, weight: Any, bias: Tensor | None, dtype: torch.dt
     return _product(x, weight, bias, dtype).contiguous()
 
 
-def _narrow(x: Codes, weight: Fp8) -> bool:
+def _narrow(x: Codes, weight: Coded) -> bool:
     """Few enough rows for the kernel of decoding."""
     return x.codes.shape[0] <= linear_kernels.MOST and x.codes.shape[1] % linear_kernels.TILES[1].bytes == 0
 

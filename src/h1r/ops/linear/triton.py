@@ -12,51 +12,72 @@ from torch import Tensor
 
 
 def glu(gate: Tensor, up: Tensor, out: Tensor, scale: Tensor | None = None) -> None:
-    """gate, up [B,F] (one row stride) -> out [B,F] = silu(gate) up; with `scale` [B,1], out holds fp8 codes and scale their
-    scales."""
+    """gate, up [B,F] (one row stride) -> out [B,F] = silu(gate) up; with `scale` [B,1], out holds codes (fp8 or int8) and scale
+    their scales."""
     rows, width = out.shape
     assert gate.stride(1) == up.stride(1) == 1 and gate.stride(0) == up.stride(0) and out.is_contiguous()
     if scale is not None:
         block = triton.next_power_of_2(width)
-        _glu[(rows, 1)](gate, up, out, scale, gate.stride(0), width, BLOCK=block, CODES=True, num_warps=16)
+        _glu[(rows, 1)](
+            gate,
+            up,
+            out,
+            scale,
+            gate.stride(0),
+            width,
+            BLOCK=block,
+            CODES=True,
+            INT=out.dtype == torch.int8,
+            num_warps=16,
+        )
         return
     block = min(2048, triton.next_power_of_2(width))
     _glu[(rows, triton.cdiv(width, block))](
-        gate, up, out, scale, gate.stride(0), width, BLOCK=block, CODES=False, num_warps=4
+        gate, up, out, scale, gate.stride(0), width, BLOCK=block, CODES=False, INT=False, num_warps=4
     )
 
 
 @triton.jit
-def _glu(gate, up, out, scale, stride, width, BLOCK: tl.constexpr, CODES: tl.constexpr):
+def _glu(gate, up, out, scale, stride, width, BLOCK: tl.constexpr, CODES: tl.constexpr, INT: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
     g = tl.load(gate + row * stride + at, mask=inside, other=0.0).to(tl.float32)
     value = g * tl.sigmoid(g) * tl.load(up + row * stride + at, mask=inside, other=0.0).to(tl.float32)
     if CODES:
-        top = tl.max(tl.abs(value))
-        s = tl.where(top > 0, top / 448.0, 1.0)
-        value = tl.minimum(tl.maximum(value / s, -448.0), 448.0)
+        value, s = codes_of(value, INT)
         tl.store(scale + row, s)
     tl.store(out + row * width + at, value.to(out.dtype.element_ty), mask=inside)
 
 
 def quantise(x: Tensor, codes: Tensor, scale: Tensor) -> None:
-    """x [B,D] -> codes [B,D] float8_e4m3fn, scale [B,1] fp32, as `fp8.quantise`."""
+    """x [B,D] -> codes [B,D] float8_e4m3fn or int8, scale [B,1] fp32, as `coded.quantise`."""
     rows, width = x.shape
     assert x.is_contiguous() and codes.is_contiguous()
-    _quantise[(rows,)](x, codes, scale, width, BLOCK=triton.next_power_of_2(width), num_warps=8)
+    _quantise[(rows,)](
+        x, codes, scale, width, BLOCK=triton.next_power_of_2(width), INT=codes.dtype == torch.int8, num_warps=8
+    )
 
 
 @triton.jit
-def _quantise(x, codes, scale, width, BLOCK: tl.constexpr):
+def codes_of(value, INT: tl.constexpr):
+    """A row's numbers over its scale, rounded to whole ones where codes are int8, and the scale."""
+    largest = 127.0 if INT else 448.0
+    top = tl.max(tl.abs(value))
+    s = tl.where(top > 0, top / largest, 1.0)
+    value = value / s
+    if INT:
+        value = tl.floor(value + 0.5)
+    return tl.minimum(tl.maximum(value, -largest), largest), s
+
+
+@triton.jit
+def _quantise(x, codes, scale, width, BLOCK: tl.constexpr, INT: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
     value = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32)
-    top = tl.max(tl.abs(value))
-    s = tl.where(top > 0, top / 448.0, 1.0)
-    value = tl.minimum(tl.maximum(value / s, -448.0), 448.0)
+    value, s = codes_of(value, INT)
     tl.store(codes + row * width + at, value.to(codes.dtype.element_ty), mask=inside)
     tl.store(scale + row, s)
 
@@ -94,7 +115,8 @@ def product(
     height = 64 if rows <= 64 else 128
     _product[(tiles, splits)](
         x, weight, part, scale, weight_scale, rows, n, k, HEIGHT=height, OUTPUTS=tile.outputs, INPUTS=inputs,
-        SPLITS=splits, SCALED=scale is not None, num_warps=tile.warps * height // 64, num_stages=tile.stages,
+        SPLITS=splits, SCALED=scale is not None, INT=x.dtype == torch.int8, num_warps=tile.warps * height // 64,
+        num_stages=tile.stages,
     )  # fmt: skip
     if splits > 1 and not join:
         return part
@@ -115,7 +137,7 @@ def splits_for(tiles: int, steps: int, device: torch.device) -> int:
 @triton.jit
 def _product(
     x, w, out, scale, weight_scale, rows, n, k, HEIGHT: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
-    SPLITS: tl.constexpr, SCALED: tl.constexpr,
+    SPLITS: tl.constexpr, SCALED: tl.constexpr, INT: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     split = tl.program_id(1)
@@ -124,11 +146,12 @@ def _product(
     each = tl.cdiv(steps, SPLITS)
     left = x + row[:, None] * k + at[None, :]
     right = w + column[None, :].to(tl.int64) * k + at[:, None]
-    acc = tl.zeros((HEIGHT, OUTPUTS), tl.float32)
+    acc = tl.zeros((HEIGHT, OUTPUTS), tl.int32 if INT else tl.float32)
     for step in range(split * each, tl.minimum((split + 1) * each, steps)):
         a = tl.load(left + step * INPUTS, mask=(row < rows)[:, None], other=0.0)
         b = tl.load(right + step * INPUTS, mask=(column < n)[None, :], other=0.0)
-        acc = tl.dot(a, b, acc, input_precision="ieee")
+        acc = tl.dot(a, b, acc, input_precision="ieee", out_dtype=tl.int32 if INT else tl.float32)
+    acc = acc.to(tl.float32)
     place = row[:, None] * n + column[None, :]
     inside = (row < rows)[:, None] & (column < n)[None, :]
     if SPLITS == 1:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from h1r.ops.linear.triton import codes_of
 
 
 class Sums(NamedTuple):
@@ -18,7 +21,7 @@ class Sums(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Rows in fp8: codes [B,D] float8_e4m3fn and a scale for each [B,1] fp32."""
+    """Rows in 8-bit codes: codes [B,D] float8_e4m3fn or int8, and a scale for each [B,1] fp32."""
 
     codes: Tensor
     scale: Tensor
@@ -36,7 +39,7 @@ def rms(h: Tensor, more: Tensor | Sums | None, weight: Tensor | None, eps: float
     _rms[(rows,)](
         h, more, scale, weight_scale, weight, target, found, eps, rows, width, BLOCK=triton.next_power_of_2(width),
         MORE=more is not None, SPLITS=splits, SCALED=scale is not None, WEIGHT=weight is not None,
-        CODES=found is not None, num_warps=8,
+        CODES=found is not None, INT=target.dtype == torch.int8, num_warps=8,
     )  # fmt: skip
 
 
@@ -44,6 +47,7 @@ def rms(h: Tensor, more: Tensor | Sums | None, weight: Tensor | None, eps: float
 def _rms(
     h, more, scale, weight_scale, weight, out, found, eps, rows, width, BLOCK: tl.constexpr, MORE: tl.constexpr,
     SPLITS: tl.constexpr, SCALED: tl.constexpr, WEIGHT: tl.constexpr, CODES: tl.constexpr,
+    INT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -66,9 +70,7 @@ def _rms(
     if WEIGHT:
         x = x * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
     if CODES:
-        top = tl.max(tl.abs(x))
-        s = tl.where(top > 0, top / 448.0, 1.0)
-        x = tl.minimum(tl.maximum(x / s, -448.0), 448.0)
+        x, s = codes_of(x, INT)
         tl.store(found + row, s)
     tl.store(out + row * width + at, x.to(out.dtype.element_ty), mask=inside)
 
