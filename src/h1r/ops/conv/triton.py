@@ -46,7 +46,8 @@ def backward(
     spans, block = triton.cdiv(tokens, SPAN), min(128, triton.next_power_of_2(channels))
     sums = torch.empty(spans, width + 1, channels, dtype=torch.float32, device=u.device)
     _backward[(spans, triton.cdiv(channels, block))](
-        u, weight, layout.segments, grad, du, sums, u.stride(0), tokens, channels, K=width, ROWS=ROWS, SPAN=SPAN, BLOCK=block,
+        u, weight, layout.segments, grad, du, sums, u.stride(0), tokens, channels, K=width, TAPS=triton.next_power_of_2(width + 1),
+        ROWS=ROWS, SPAN=SPAN, BLOCK=block,
         num_warps=4,
     )  # fmt: skip
     total = sums.sum(0)
@@ -56,15 +57,15 @@ def backward(
 
 @triton.jit
 def _backward(
-    u, weight, segments, grad, du, sums, u_row, tokens, channels, K: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    u, weight, segments, grad, du, sums, u_row, tokens, channels, K: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr,
+    SPAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """du, and by span of tokens the sums for each tap and (last) the bias."""
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < channels
     place = sums + tl.program_id(0) * (K + 1) * channels + at
-    tap = tl.arange(0, triton.next_power_of_2(K + 1))
-    total = tl.zeros((triton.next_power_of_2(K + 1), BLOCK), tl.float32)
+    tap = tl.arange(0, TAPS)
+    total = tl.zeros((TAPS, BLOCK), tl.float32)
     for first in range(0, SPAN, ROWS):
         token = (tl.program_id(0) * SPAN + first + tl.arange(0, ROWS)).to(tl.int64)
         real = token < tokens
