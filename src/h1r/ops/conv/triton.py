@@ -46,9 +46,8 @@ def backward(
     spans, block = triton.cdiv(tokens, SPAN), min(128, triton.next_power_of_2(channels))
     sums = torch.empty(spans, width + 1, channels, dtype=torch.float32, device=u.device)
     _backward[(spans, triton.cdiv(channels, block))](
-        u, weight, layout.segments, grad, du, sums, u.stride(0), tokens, channels, K=width, TAPS=triton.next_power_of_2(width + 1),
-        ROWS=ROWS, SPAN=SPAN, BLOCK=block,
-        num_warps=4,
+        u, weight, layout.segments, grad, du, sums, u.stride(0), tokens, channels, K=width,
+        TAPS=triton.next_power_of_2(width + 1), ROWS=ROWS, SPAN=SPAN, BLOCK=block, num_warps=4,
     )  # fmt: skip
     total = sums.sum(0)
     dbias = None if bias is None else total[width].to(bias.dtype)
