@@ -25,31 +25,6 @@ from h1r.ops.attention.rope import Rotation
 FP8_LARGEST = tl.constexpr(448.0)
 LOG2E = 1.4426950408889634
 BLOCK, WARPS, STAGES = 64, 2, 5  # tokens a program reads at once
-HEIGHT, TALL_WARPS, TALL_STAGES = 64, 4, 3  # rows times query heads of a tile, and how its programs run
-MOST_PARTS = 64  # what `_join` takes
-
-
-class Shared(NamedTuple):
-    """Which rows share their first pages: tokens [B] int32, how many of a row's tokens its tile reads (0: none; else a multiple
-    of the page size, the same for a whole tile); tiles [T,rows_of_tile] int32, rows that begin alike, -1 behind the last of a
-    tile and in tiles not in use. A tile's pages are its first row's. splits: parts that the shared tokens are cut into.
-
-    The tensors' addresses and sizes are fixed, so that a graph can read them; only their contents change.
-    """
-
-    tokens: Tensor
-    tiles: Tensor
-    splits: int
-
-
-def rows_of_tile(heads: int, kv: int) -> int:
-    """Rows that one program attends to shared pages for."""
-    return max(1, HEIGHT // (heads // kv))
-
-
-def shared_splits_for(batch: int, heads: int, kv: int, processors: int) -> int:
-    """Parts of the shared pages: a program for each processor, when all rows are siblings."""
-    return max(1, min(MOST_PARTS // 2, -(-processors // (-(-batch // rows_of_tile(heads, kv)) * kv))))
 BUNDLE = 16  # rows that read a prefix together
 
 
@@ -148,28 +123,30 @@ def decode(
     kv, page = keys.shape[2], keys.shape[1]
     repeat = heads // kv
     assert page >= 16 and page & (page - 1) == 0, f"pages of {page} tokens: a power of two, 16 or more"
-    if shared is not None:
-        splits = min(splits, MOST_PARTS - shared.splits)
-    parts = splits + (0 if shared is None else shared.splits)
+    parts = splits + (shared.splits if shared is not None else 0)
     tokens = None if shared is None else shared.tokens
     part = torch.empty(batch, heads, parts, d, dtype=torch.float32, device=q.device)
     peak = torch.empty(batch, heads, parts, 2, dtype=torch.float32, device=q.device)
     narrow, block = keys.dtype == torch.float8_e4m3fn, min(page, BLOCK)
-    pool = (table.stride(0), *keys.stride()[:3], *values.stride())
-    wide = max(16, triton.next_power_of_2(d))
-    if shared is not None:
-        rows = shared.tiles.shape[1]
-        assert shared.tiles.is_contiguous() and rows * repeat <= max(HEIGHT, triton.next_power_of_2(repeat))
-        _shared[(shared.tiles.shape[0], kv, shared.splits)](
-            q, keys, values, table, slots, shared.tokens, shared.tiles, part, peak, d**-0.5 * LOG2E, *pool, PAGE=page,
-            R=repeat, ROWS=rows, M=max(16, triton.next_power_of_2(rows * repeat)), D=d, DP=wide, N=block, OWN=splits,
-            SPLITS=shared.splits, FP8=narrow, num_warps=TALL_WARPS, num_stages=TALL_STAGES,
-        )  # fmt: skip
+    given = table.stride(0), *keys.stride()[:3], *values.stride()
+    shape = {
+        "PAGE": page,
+        "R": repeat,
+        "D": d,
+        "DP": max(16, triton.next_power_of_2(d)),
+        "N": block,
+        "PARTS": parts,
+        "FP8": narrow,
+    }
     _split[(batch, kv, splits)](
-        q, keys, values, table, slots, positions, tokens, part, peak, d**-0.5 * LOG2E, *pool, PAGE=page,
-        R=repeat, RP=max(16, triton.next_power_of_2(repeat)), D=d, DP=wide, N=block,
-        SPLITS=splits, PARTS=parts, SHARED=shared is not None, FP8=narrow, num_warps=WARPS, num_stages=STAGES,
+        q, keys, values, table, slots, positions, tokens, part, peak, d**-0.5 * LOG2E, *given, **shape,
+        RP=max(16, triton.next_power_of_2(repeat)), SPLITS=splits, SHARED=shared is not None, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
+    if shared is not None:
+        _prefix[(len(shared.members), kv, shared.splits)](
+            q, keys, values, table, slots, tokens, shared.members, part, peak, d**-0.5 * LOG2E, *given, **shape,
+            RP=triton.next_power_of_2(repeat), ROWS=BUNDLE, OWN=splits, num_warps=8, num_stages=2,
+        )  # fmt: skip
     _join[(batch, heads)](
         part, peak, tokens, out, out.stride(0), H=heads, D=d, DP=triton.next_power_of_2(d), OWN=splits, PARTS=parts,
         SP=triton.next_power_of_2(parts), SHARED=shared is not None, num_warps=2,
@@ -272,50 +249,6 @@ def _prefix(
 
 
 @triton.jit
-def _shared(
-    q, keys, values, table, slots, shared, tiles, part, peak, scale, table_row, k_page, k_token, k_head,
-    v_page, v_token, v_head, v_channel, PAGE: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, M: tl.constexpr,
-    D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, OWN: tl.constexpr, SPLITS: tl.constexpr, FP8: tl.constexpr,
-):  # fmt: skip
-    tile, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    lead = tl.load(tiles + tile * ROWS)
-    if lead < 0:
-        return
-    length = tl.load(shared + lead)  # whole pages, so whole blocks
-    each = tl.cdiv(length // N, SPLITS) * N
-    first = split * each
-    last = tl.minimum(length, first + each)
-    at, places, line = tl.arange(0, DP), tl.arange(0, N), tl.arange(0, M)
-    channel = at < D
-    row = tl.load(tiles + tile * ROWS + line // R, mask=line < ROWS * R, other=-1)
-    real = row >= 0
-    mine = ((row * tl.num_programs(1) + kv) * R + line % R).to(tl.int64)
-    query = tl.load(q + mine[:, None] * D + at[None, :], mask=real[:, None] & channel[None, :], other=0.0)
-    if FP8:
-        query = query.to(tl.float16)
-    m = tl.full((M,), float("-inf"), tl.float32)
-    l = tl.zeros((M,), tl.float32)
-    acc = tl.zeros((M, DP), tl.float32)
-    pages = table + tl.load(slots + lead) * table_row
-    k_inside = places[:, None] * k_token + kv * k_head + at[None, :]
-    if FP8:
-        v_inside = at[:, None] * v_channel + kv * v_head + places[None, :] * v_token
-    else:
-        v_inside = at[None, :] * v_channel + kv * v_head + places[:, None] * v_token
-    for begin in range(first, last, N):
-        page = tl.load(pages + begin // PAGE).to(tl.int64)
-        offset = tl.multiple_of(begin % PAGE, N)
-        m, l, acc = _block(
-            query, keys + page * k_page + offset * k_token + k_inside, values + page * v_page + offset * v_token + v_inside,
-            m, l, acc, scale, N, channel, False, D == DP, FP8,
-        )  # fmt: skip
-    target = mine * (OWN + SPLITS) + OWN + split
-    tl.store(part + target[:, None] * D + at[None, :], acc, mask=real[:, None] & channel[None, :])
-    tl.store(peak + target * 2, m, mask=real)
-    tl.store(peak + target * 2 + 1, l, mask=real)
-
-
-@triton.jit
 def _block(
     query, keys, values, m, l, acc, scale, count, channel, PART: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr
 ):  # fmt: skip
@@ -349,18 +282,20 @@ def _block(
 
 @triton.jit
 def _join(
-    part, peak, shared, out, out_row, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, OWN: tl.constexpr,
-    PARTS: tl.constexpr, SP: tl.constexpr, SHARED: tl.constexpr,
+    part, peak, tokens, out, out_row, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, OWN: tl.constexpr, PARTS: tl.constexpr,
+    SP: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1)
     parts, at = tl.arange(0, SP), tl.arange(0, DP)
-    count = tl.where(tl.load(shared + row) > 0, PARTS, OWN) if SHARED else PARTS  # the rest was not written
     mine = (row * H + head) * PARTS + parts
-    m = tl.load(peak + mine * 2, mask=parts < count, other=float("-inf"))
-    l = tl.load(peak + mine * 2 + 1, mask=parts < count, other=0.0)
+    known = parts < OWN
+    if SHARED:  # a row of no bundle has nothing behind its own parts
+        known = parts < tl.where(tl.load(tokens + row) > 0, PARTS, OWN)
+    m = tl.load(peak + mine * 2, mask=known, other=float("-inf"))
+    l = tl.load(peak + mine * 2 + 1, mask=known, other=0.0)
     highest = tl.max(m)
     weight = tl.where(m == float("-inf"), 0.0, tl.exp2(m - tl.where(highest == float("-inf"), 0.0, highest)))
-    some = (parts < count)[:, None] & (at < D)[None, :]
+    some = known[:, None] & (at < D)[None, :]
     acc = tl.load(part + mine[:, None] * D + at[None, :], mask=some, other=0.0)
     total = tl.sum(l * weight)
     value = tl.sum(acc * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
