@@ -56,6 +56,7 @@ class Prompt:
     """What a generator continues: messages, and the exact token ids where we hold the tokenizer.
 
     marks  token counts at which a turn ends, ascending: where a later prompt may part from this one; a hint, not compared
+    seed   of this prompt's own random streams, in place of SamplingParams.seed and its place among the prompts; not compared
     """
 
     messages: tuple[Message, ...] = ()
@@ -63,6 +64,7 @@ class Prompt:
     tools: tuple[Mapping[str, Any], ...] = ()
     text: str = ""
     marks: tuple[int, ...] = field(default=(), compare=False)
+    seed: int | None = field(default=None, compare=False)
 
 
 class StopReason(StrEnum):
@@ -85,7 +87,8 @@ class Trace:
     raw_logprobs  the same under the raw logits (temperature 1, no truncation) [T]; equal to logprobs when sampling was plain
     confidence  -mean log p over the 20 likeliest tokens of the raw logits [T] (DeepConf, arXiv:2508.15260)
     top         with SamplingParams.logprobs = k: per token the k likeliest (id, log p), raw logits
-    text        the decoded tokens without the stop token or stop string; reasoning, content, tool_calls: `text.split` of it
+    text        the decoded tokens without the stop token or stop string; reasoning, content, tool_calls: `text.split` of it. Over
+                several turns: text is all that the model wrote, the parts are the last turn's
     forced      positions of tokens that were not drawn but forced (the closing of a thought): no choice to learn from; their
                 logprobs are those under the raw logits
     reasoning_stop  why the engine closed the thought: "budget", "reserve" (room for the answer), "loop", or "" if it did not
@@ -112,6 +115,11 @@ class Trace:
     token_versions: tuple[int, ...] = ()
     turns: int = 1
     refused: int = 0
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that were drawn: the forced ones are nobody's choice, and count in no mean."""
+        return len(self.token_ids) - len(self.forced)
 
 
 class Score(NamedTuple):

@@ -18,6 +18,8 @@ from h1r.data.procedural import world
 from h1r.engine import LLM
 from h1r.errors import ConfigError, DataError
 from h1r.rl import Folding, Group, GrpoConfig, Sampler, Turns, advantages, grpo
+from h1r.rl.backfill import Backfill, choose
+from h1r.rl.group import mixed
 from h1r.rl.journal import Journal
 from h1r.rl.measure import of_groups
 from h1r.text import Tokenizer, row
@@ -26,6 +28,7 @@ from h1r.types import Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
 NANO = Path(__file__).parents[2] / "models" / "nano"
 TOKENIZER = Tokenizer.from_folder(NANO)
+NOTHING = choose([], 1, Backfill(1, 1), "reject", 0)
 STOP = TOKENIZER.stop_ids[0]
 FORECAST = procedural.tools.TOOLS["forecast"]
 PROBLEM = Problem(
@@ -97,7 +100,7 @@ def test_a_conversation_is_one_trace() -> None:
     assert TOKENIZER.decode(second).endswith(TOKENIZER.decode(wire_ids(asked))[-60:])
     assert (played.turns, played.refused, played.content, played.stop) == (2, 0, "\\boxed{21}", StopReason.STOP)
     assert len(played.logprobs) == len(played.confidence) == len(ids) and not played.logprobs[list(new)].any()
-    assert generator.sampling[1].n == 1 and generator.sampling[1].seed == 8
+    assert generator.sampling[1].n == 1 and generator.prompts[1][0].seed is not None
     assert generator.sampling[1].max_tokens == 4000 - played.forced[-1] - 1
     assert plain.turns == 1 and plain.token_ids == (*TOKENIZER.encode(answer), STOP) and plain.forced == ()
 
@@ -110,7 +113,7 @@ def test_what_goes_wrong_in_a_call_is_told_to_the_model() -> None:
     generator = Scripted([call("Atlantis")], ["<think>\nno\n</think>\n\nI do not know"])
     (trace,) = play(generator)
     assert (trace.turns, trace.refused) == (2, 1)
-    assert "Error: forecast knows nothing of" in trace.text
+    assert "Error: forecast knows nothing of" in TOKENIZER.decode([trace.token_ids[i] for i in trace.forced])
     act = world.act_of(PROBLEM)
     assert act is not None
     for wrong, why in (
@@ -135,6 +138,76 @@ def test_bounds_of_turns_and_tokens() -> None:
     (whole,) = play(Scripted([call("Rome")], [answer]))
     (cut,) = play(Scripted([call("Rome")], [answer]), most=len(whole.token_ids) - 4)
     assert cut.stop is StopReason.LENGTH and len(cut.token_ids) == len(whole.token_ids) - 4
+
+
+def test_streams_do_not_depend_on_who_else_goes_on() -> None:
+    """The second trace continues with the same seed whether or not the first one does; no two have one."""
+    seeds = []
+    for first in (call("Rome"), "<think>\nx\n</think>\n\nno"):
+        generator = Scripted([first, call("Rome")], ["a"] * (2 if first == call("Rome") else 1))
+        play(generator, n=2)
+        seeds.append([p.seed for p in generator.prompts[1]])
+    assert seeds[0][1:] == seeds[1] and seeds[0][0] != seeds[0][1]
+
+
+def test_results_are_not_the_models_words() -> None:
+    """Neither the language of a result nor an earlier turn's answer counts for the trace."""
+    russian = replace(
+        PROBLEM,
+        meta={
+            "world": {"forecast": [[{"city": "Rome", "day": "Monday"}, "\u0442\u0435\u043f\u043b\u043e " * 9]]},
+            "turns": 4,
+        },
+    )
+    answer = "<think>\nRome: 21\n</think>\n\n\\boxed{21}"
+    (trace,) = play(Scripted([call("Rome")], [answer]), problem=russian)
+    assert "\u0442" not in trace.text and not mixed(trace, russian)
+    early = call("Rome").replace("<tool_call>", "\\boxed{21}\n<tool_call>")
+    (cut,) = play(Scripted([early], ["<think>\n"]), most=len(TOKENIZER.encode(early)) + 45)
+    assert cut.turns == 2 and cut.text == "" and wire.grader().score(PROBLEM, cut).value == 0.0
+
+
+def test_a_conversation_that_outgrows_the_context_is_cut() -> None:
+    generator = Scripted([call("Rome")])
+    prompt = wire.prompt_of(TOKENIZER)(PROBLEM)
+    first = generator.generate([prompt], SamplingParams(max_tokens=4000))
+    context = len(prompt.token_ids) + len(first[0][0].token_ids) + 3
+    ((trace,),) = Turns(TOKENIZER, world.act_of, context=context).finish(
+        generator, [PROBLEM], first, SamplingParams(max_tokens=4000)
+    )
+    assert trace.stop is StopReason.LENGTH and trace.turns == 1
+
+
+def test_a_generator_without_token_ids_is_told() -> None:
+    prompt = Prompt(token_ids=(1,))
+    blind = Trace(prompt=prompt, token_ids=(-1, -1), stop=StopReason.STOP, text=call("Rome"))
+    with pytest.raises(ConfigError, match="does not tell them"):
+        Turns(TOKENIZER, world.act_of).finish(Scripted(), [PROBLEM], [[blind]], SamplingParams())
+
+
+def test_the_journal_keeps_conversations_to_the_bit(tmp_path: Path) -> None:
+    answer = "<think>\nRome: 21\n</think>\n\n\\boxed{21}"
+    traces = tuple(
+        replace(t, raw_logprobs=t.raw_logprobs[:0])
+        for t in play(Scripted([call("Rome"), call("Oslo")], [answer, answer]), n=2)
+    )
+    group = Group(
+        uid="1.0.0",
+        problem=PROBLEM,
+        traces=traces,
+        scores=(Score(1.0, ""), Score(0.0, "no")),
+        rewards=(1.0, 0.0),
+        version=0,
+    )
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.rollout(1, 0, "k", [group])
+    journal.score(1, 0, [group])
+    found = journal.groups({"p": PROBLEM}.__getitem__, lambda s: True)["1.0.0"]
+    assert [t.turns for t in found.traces] == [2, 2] and [t.refused for t in found.traces] == [0, 1]
+    for one, two in zip(advantages([group], Folding(), 0), advantages([found], Folding(), 0), strict=True):
+        assert one.token_ids == two.token_ids and one.streams.keys() == two.streams.keys()
+        assert all(np.array_equal(one.streams[n], two.streams[n]) for n in one.streams)
+    assert of_groups([group], [], NOTHING, Backfill(1, 1), 0) == of_groups([found], [], NOTHING, Backfill(1, 1), 0)
 
 
 def test_a_world_that_fails_is_nobodys_reward() -> None:
@@ -190,6 +263,19 @@ def test_environments_have_their_shares() -> None:
     sampler = Sampler(problems, 0, shares={"a": 1.0, "b": 3.0})
     drawn = [p.meta["environment"] for _ in range(10) for p in sampler.draw(8)]
     assert drawn.count("b") == 60 and len(sampler.strata) == 4
+    three = Sampler(
+        [replace(p, id=f"{e} {p.id}", meta={"environment": e}) for e in "abc" for p in problems[:7]], 0, curriculum=True,
+        shares={"a": 1.0, "b": 2.5, "c": 0.5},
+    )  # fmt: skip
+    for step in range(40):
+        some = three.draw(9)
+        for p in some:
+            three.record(p, (step % 5) / 4)
+        for name, share in (("a", 2.25), ("b", 5.625), ("c", 1.125)):
+            assert abs(sum(p.meta["environment"] == name for p in some) - share) < 1.5, "its share of every step"
+    again = Sampler(problems, 0, shares={"a": 1.0, "b": 3.0})
+    again.restore(sampler.state())
+    assert [p.id for p in again.draw(7)] == [p.id for p in sampler.draw(7)]
     assert {p.meta["environment"] for p in Sampler(problems, 0, shares={"a": 1.0, "b": 0.0}).draw(40)} == {"a"}
     with pytest.raises(ConfigError, match="without a share: b"):
         Sampler(problems, 0, shares={"a": 1.0})
@@ -232,9 +318,7 @@ def test_engine_and_trainer_agree_over_turns(tmp_path: Path) -> None:
         and max(t.turns for t in traces) >= 2
         and all(len(t.logprobs) == len(t.token_ids) for t in traces)
     )
-    kept = of_groups(
-        list(found.values()), [], grpo.choose([], 1, grpo.Backfill(1, 1), "reject", 0), grpo.Backfill(1, 1), 0
-    )
+    kept = of_groups(list(found.values()), [], NOTHING, Backfill(1, 1), 0)
     assert kept["env/all/turns"] == metrics["env/all/turns"] and kept["env/all/refused"] == metrics["env/all/refused"]
 
 

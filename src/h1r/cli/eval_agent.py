@@ -27,14 +27,10 @@ def setting(url: str, name: str, place: str) -> Setting:
         if name:
             raise ConfigError(f"--partner-name {name!r} without --partner: give the URL of its server")
         return Setting(place=place)
-    from h1r.endpoint import Endpoint
+    from h1r.cli import wire
 
-    server = Endpoint(url, name)
-    if not name:
-        models = server.models()
-        if len(models) != 1:
-            raise ConfigError(f"--partner {url} serves {', '.join(models)}: say which with --partner-name")
-        server.model = name = models[0]
+    server = wire.served(url, name, ("--partner", "--partner-name"))
+    name = server.model
     greedy = SamplingParams(temperature=0.0, max_tokens=4096)
 
     def respond(messages: Sequence[Message], tools: Sequence[Any]) -> Trace:

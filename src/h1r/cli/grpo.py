@@ -163,7 +163,7 @@ def practise(
     render = wire.prompt_of(llm.tokenizer)
     steps = grpo.run(
         llm, wire.grader(box, judge_of(recipe)), trainer, problems, render, settings, out, sync=in_memory(model, llm),
-        turns=turns_of(recipe, llm.tokenizer), shares=shares,
+        turns=turns_of(recipe, llm.tokenizer, llm.loop.engine.context), shares=shares,
     )  # fmt: skip
     return show(stage, settings.steps, tracked(trackers, out, asdict(recipe), steps), trainer, recipe)
 
@@ -220,7 +220,8 @@ def temperatures(recipe: GrpoRecipe, where: str, given: str, box: Sandbox | None
         temperatures=wanted, n=min(settings.group, 8), max_tokens=settings.max_tokens, seed=settings.seed
     )
     render, problems = wire.prompt_of(llm.tokenizer), practised(recipe)[0][:count]
-    points = list(sweep(llm, wire.grader(box, judge_of(recipe)), problems, render, chosen, wire.answer_of))
+    turns = turns_of(recipe, llm.tokenizer, llm.loop.engine.context)
+    points = list(sweep(llm, wire.grader(box, judge_of(recipe)), problems, render, chosen, wire.answer_of, turns))
     heads = ["temperature", "accuracy", "±", "answers", "useful groups", "length", "cut"]
     rows = [
         [f"{p[0]:g}", f"{p[1]:.1%}", f"{p[2]:.1%}", f"{p[3]:.2f}", f"{p[4]:.1%}", f"{p[5]:.0f}", f"{p[6]:.1%}"]
@@ -276,14 +277,17 @@ def practice(source: ProblemSource) -> list[Problem]:
     return playable
 
 
-def turns_of(recipe: GrpoRecipe, tokenizer: Tokenizer) -> Turns | None:
-    """What plays conversations with tools, where the recipe has some."""
+def turns_of(recipe: GrpoRecipe, tokenizer: Tokenizer, context: int | None = None) -> Turns | None:
+    """What plays conversations with tools, where the recipe has some. context: tokens the generator holds."""
     if all(e.turns == 1 for e in recipe.environments or (recipe.data,)):
         return None
     from h1r.data.procedural import world
     from h1r.rl import Turns
 
-    return Turns(tokenizer, lambda problem: world.act_of(problem) if problem.meta.get("turns", 1) > 1 else None)
+    def act_of(problem: Problem) -> Any:
+        return world.act_of(problem) if problem.meta.get("turns", 1) > 1 else None
+
+    return Turns(tokenizer, act_of, context=context)
 
 
 def judge_of(recipe: GrpoRecipe) -> wire.Judge | None:

@@ -42,6 +42,8 @@ def practise_on_ray(
         raise ConfigError(f"scale.weights={wanted.weights} needs scale.trainers: ranks to share the weights")
     problems, shares = practised(recipe)
     tokenizer = Tokenizer.from_folder(model)
+    context = recipe.engine.get("context") if wanted.backend == "own" else vllm.max_model_len
+    turns = turns_of(recipe, tokenizer, context or _longest(model))
     render = wire.prompt_of(tokenizer)
     judge_of(recipe)  # a judge that is not there is told now, as is a sandbox
     wire.sandbox(sandbox, unsafe)
@@ -67,21 +69,20 @@ def practise_on_ray(
         learner = group or make(0)
         try:
             steps = grpo.run(
-                writers,
-                judges,
-                learner,
-                problems,
-                render,
-                settings,
-                out,
-                turns=turns_of(recipe, tokenizer),
-                shares=shares,
-            )
+                writers, judges, learner, problems, render, settings, out, turns=turns, shares=shares
+            )  # fmt: skip
             return show("grpo", settings.steps, tracked(trackers, out, asdict(recipe), steps), learner, recipe)
         finally:
             for part in (writers, judges, group):
                 if part is not None:
                     part.close()
+
+
+def _longest(model: str) -> int:
+    """Tokens that a checkpoint was made for."""
+    from h1r.model import config
+
+    return config.read(model).max_position_embeddings
 
 
 def engine(path: str, options: Mapping[str, Any]) -> Any:

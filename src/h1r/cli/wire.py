@@ -15,6 +15,7 @@ from h1r.types import Problem, Prompt, Score, Trace
 
 if TYPE_CHECKING:
     from h1r import LLM
+    from h1r.endpoint import Endpoint
     from h1r.search import DeepConfConfig
     from h1r.text import Tokenizer
     from h1r.verify import LocalGrader
@@ -83,22 +84,28 @@ class Judge(NamedTuple):
 
 
 def judge_of(url: str, name: str, options: tuple[str, str] = ("--judge", "--judge-name")) -> Judge | None:
-    """The model of a server as a judge; without a name, the only model it has. options: what url and name are called where they
-    were given."""
+    """The model of a server as a judge (see served)."""
     if not url:
         if name:
             raise ConfigError(f"{options[1]} {name!r} without {options[0]}: give the URL of the judge's server")
         return None
-    from h1r.endpoint import Endpoint
     from h1r.verify import judge
+
+    server = served(url, name, options)
+    return Judge(server.model, functools.partial(judge.judge, server.ask, name=server.model))
+
+
+def served(url: str, name: str, options: tuple[str, str]) -> Endpoint:
+    """A server's model by name, or the only one it has. options: what url and name are called where they were given."""
+    from h1r.endpoint import Endpoint
 
     server = Endpoint(url, name)
     if not name:
         models = server.models()
         if len(models) != 1:
             raise ConfigError(f"{options[0]} {url} serves {', '.join(models)}: say which with {options[1]}")
-        server.model = name = models[0]
-    return Judge(name, functools.partial(judge.judge, server.ask, name=name))
+        server.model = models[0]
+    return server
 
 
 def scorer() -> Callable[[Problem, Trace], Score]:

@@ -91,7 +91,7 @@ class Endpoint:
         for j, prompt in enumerate(prompts):
             watch = watches[j] if watches else None
             if watch is None:
-                jobs.append(self._whole(prompt, sampling, derive_seed(sampling.seed, j, 0)))
+                jobs.append(self._whole(prompt, sampling, _seed(prompt, sampling, j, 0)))
                 sizes.append(1)
             else:
                 group = _Watched(watch)
@@ -142,7 +142,7 @@ class Endpoint:
         self, prompt: Prompt, sampling: SamplingParams, group: _Watched, j: int, index: int
     ) -> Callable[[], list[Trace]]:
         """A job: trace `index` of prompt `j`, streamed past the group's Watch."""
-        payload = self._body(prompt, sampling, n=1, seed=derive_seed(sampling.seed, j, index), stream=True)
+        payload = self._body(prompt, sampling, n=1, seed=_seed(prompt, sampling, j, index), stream=True)
 
         def run() -> list[Trace]:
             growing = Growing(self.k)
@@ -247,6 +247,11 @@ class Endpoint:
             return self._client.post(route, json=body or {}, headers=headers)
         except httpx2.TransportError as e:
             raise EndpointError(f"{self._client.base_url}: weights not swapped ({e}); is the server up?") from None
+
+
+def _seed(prompt: Prompt, sampling: SamplingParams, place: int, trace: int) -> int | None:
+    """Of a request: the prompt's own, or from its place among the prompts."""
+    return derive_seed(sampling.seed, place, trace) if prompt.seed is None else derive_seed(prompt.seed, 0, trace)
 
 
 class _Watched:

@@ -83,15 +83,16 @@ class Engine:
     ) -> int:
         """Queue a prompt; returns the request's id. Raises ConfigError for what could never run.
 
-        row: the prompt's place in its batch, which selects its random streams
+        row: the prompt's place in its batch, which selects its random streams where the prompt has no seed of its own
         """
         limit = self._limit(prompt, sampling)
+        seed = sampling.seed if prompt.seed is None else prompt.seed
         request = Request(
             id=self._added,
             prompt=prompt,
             sampling=sampling,
-            seed=key(self.seed, self._added, 0) if sampling.seed is None else sampling.seed,
-            row=row,
+            seed=key(self.seed, self._added, 0) if seed is None else seed,
+            row=row if prompt.seed is None else 0,
             stop_ids=tuple(dict.fromkeys((*(() if sampling.ignore_eos else self.stop_ids), *sampling.stop_ids))),
             limit=limit,
             marks=_marks(prompt),

@@ -57,7 +57,7 @@ def advantages(groups: Sequence[Group], folding: Folding, version: int) -> list[
             cut = folding.truncated == "mask" and trace.stop is StopReason.LENGTH
             if group.rewards[i] is not None and not cut:
                 chosen.append((group, i, values[i]))
-    lengths = [drawn(group.traces[i]) for group, i, _ in chosen]
+    lengths = [group.traces[i].drawn for group, i, _ in chosen]
     new = [fresh(group, i, version) for group, i, _ in chosen]
     total_new = sum(float(part.sum()) for part in new)
     correct = sum(n for n, (group, i, _) in zip(lengths, chosen) if _is_correct(group, i))
@@ -83,11 +83,6 @@ def fresh(group: Group, i: int, version: int) -> Floats:
     out = (np.asarray(versions) == version).astype(np.float32)
     out[list(trace.forced)] = 0.0
     return out
-
-
-def drawn(trace: Trace) -> int:
-    """Tokens that were drawn: the others are nobody's choice, and count in no mean."""
-    return len(trace.token_ids) - len(trace.forced)
 
 
 def weight_of_token(folding: Folding, length: int, tokens: int, traces: int) -> float:

@@ -28,8 +28,8 @@ class Group:
 
     @property
     def tokens(self) -> int:
-        """Generated tokens of all traces."""
-        return sum(len(trace.token_ids) for trace in self.traces)
+        """Tokens drawn in all traces."""
+        return sum(trace.drawn for trace in self.traces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

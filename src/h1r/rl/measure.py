@@ -25,7 +25,7 @@ def of_groups(
     out = {
         "reward": _mean(rewards),
         "pass": _mean(_values(groups)),
-        "length": _mean([len(t.token_ids) for t in traces]),
+        "length": _mean([t.drawn for t in traces]),
         "truncated": _mean([t.stop is StopReason.LENGTH for t in traces]),
         "formatted": _mean([formatted(t) for t in traces]),
         "unscored": float(sum(r is None for group in groups for r in group.rewards)),
@@ -50,7 +50,8 @@ def of_groups(
 
 
 def _of_environments(groups: Sequence[Group]) -> Metrics:
-    """Of each environment: mean reward, score, length, turns, and calls that a tool refused, a trace."""
+    """Of each environment: mean reward, score and length, share of traces that were cut, traces without a score, and a trace's
+    turns and calls that a tool refused."""
     found: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         found[environment(group.problem) or "all"].append(group)
@@ -59,7 +60,9 @@ def _of_environments(groups: Sequence[Group]) -> Metrics:
         traces = [trace for group in of for trace in group.traces]
         out[f"env/{name}/reward"] = _mean([r for group in of for r in group.rewards if r is not None])
         out[f"env/{name}/pass"] = _mean(_values(of))
-        out[f"env/{name}/length"] = _mean([len(t.token_ids) for t in traces])
+        out[f"env/{name}/length"] = _mean([t.drawn for t in traces])
+        out[f"env/{name}/truncated"] = _mean([t.stop is StopReason.LENGTH for t in traces])
+        out[f"env/{name}/unscored"] = float(sum(r is None for group in of for r in group.rewards))
         out[f"env/{name}/turns"] = _mean([t.turns for t in traces])
         out[f"env/{name}/refused"] = _mean([t.refused for t in traces])
     return out

@@ -63,6 +63,7 @@ class Sampler:
             )
         if self._shares and not any(self._shares[e] > 0 for e in self._environment.values()):
             raise ConfigError("every environment that has problems has a share of 0: nothing would be drawn")
+        self._owed = {name: 0.0 for name in sorted(set(self._environment.values())) if self._shares.get(name, 1.0) > 0}
         self._credit = dict.fromkeys(self._strata, 0.0)
         self._drawn = dict.fromkeys(self._strata, 0)
         self._rate: dict[str, float] = {}
@@ -73,21 +74,26 @@ class Sampler:
         return list(self._strata)
 
     def draw(self, count: int) -> list[Problem]:
-        """The next `count` problems: shares by weight, what a stratum is owed carries over to the next draw."""
-        weights = {name: self.weight(name) for name in self._strata}
-        if self._shares:
-            within: dict[str, float] = {}
-            for name, weight in weights.items():
-                within[self._environment[name]] = within.get(self._environment[name], 0.0) + weight
-            weights = {
-                n: w * self._shares[self._environment[n]] / within[self._environment[n]] for n, w in weights.items()
-            }
+        """The next `count` problems: every environment its share, and within it every stratum by weight; what one is owed carries
+        over to the next draw."""
+        whole = sum(self._shares.get(name, 1.0) for name in self._owed)
+        for name in self._owed:
+            self._owed[name] += count * self._shares.get(name, 1.0) / whole
+        places = dict.fromkeys(self._owed, 0)
+        for _ in range(count):
+            name = max(self._owed, key=lambda n: self._owed[n])
+            self._owed[name] -= 1
+            places[name] += 1
+        return [problem for name, many in places.items() for problem in self._draw(name, many)]
+
+    def _draw(self, environment: str, count: int) -> list[Problem]:
+        weights = {name: self.weight(name) for name in self._strata if self._environment[name] == environment}
         total = sum(weights.values())
         for name, weight in weights.items():
             self._credit[name] += count * weight / total
         out = []
         for _ in range(count):
-            name = max((n for n in self._strata if weights[n] > 0), key=lambda n: self._credit[n])
+            name = max(weights, key=lambda n: self._credit[n])
             self._credit[name] -= 1
             out.append(self._next_of(name))
         return out
@@ -105,12 +111,18 @@ class Sampler:
         self._rate[name] = self._memory * self._rate.get(name, rate) + (1 - self._memory) * rate
 
     def state(self) -> dict[str, Any]:
-        return {"credit": dict(self._credit), "drawn": dict(self._drawn), "rate": dict(self._rate)}
+        return {
+            "owed": dict(self._owed),
+            "credit": dict(self._credit),
+            "drawn": dict(self._drawn),
+            "rate": dict(self._rate),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if set(state["credit"]) != set(self._strata):
             raise ConfigError("the problems changed since this run began (other strata): start a new run folder")
         self._credit, self._drawn, self._rate = dict(state["credit"]), dict(state["drawn"]), dict(state["rate"])
+        self._owed |= {name: value for name, value in state.get("owed", {}).items() if name in self._owed}
 
     def _next_of(self, name: str) -> Problem:
         problems = self._strata[name]

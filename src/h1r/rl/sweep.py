@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from h1r.errors import ConfigError
+from h1r.rl.turns import Turns
 from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, StopReason, Trace
 
 
@@ -60,8 +61,10 @@ def sweep(
     render: Callable[[Problem], Prompt],
     config: SweepConfig,
     answer_of: Callable[[Trace], str | None] = lambda trace: trace.content.strip() or None,
+    turns: Turns | None = None,
 ) -> Iterator[Point]:
-    """A point per temperature, in rising order, on the same problems. Unscored traces are left out."""
+    """A point per temperature, in rising order, on the same problems; `turns` plays what ends in calls. Unscored traces are left
+    out."""
     if not problems:
         raise ConfigError("no problems to sweep over")
     prompts = [render(problem) for problem in problems]
@@ -70,6 +73,7 @@ def sweep(
             temperature=temperature, max_tokens=config.max_tokens, n=config.n, seed=config.seed
         )  # fmt: skip
         groups = generator.generate(prompts, sampling)
+        groups = turns.finish(generator, problems, groups, sampling) if turns else groups
         items = [(p, t) for p, traces in zip(problems, groups, strict=True) for t in traces]
         scores = iter(grader.grade(items))
         values = [[s.value for s in (next(scores) for _ in traces) if s.value is not None] for traces in groups]

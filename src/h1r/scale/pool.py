@@ -23,12 +23,20 @@ LOST: Final = object()
 
 
 class _Holder:
-    """Lives in an actor: what the factory made, and its methods by name."""
+    """Lives in an actor: what the factory made, and its methods by name. A factory that refused (a checkpoint, an option) does
+    not end the actor, which would only be started again: every call tells why."""
 
     def __init__(self, factory: Callable[[], Any]) -> None:
-        self._held = factory()
+        self._held: Any = None
+        self._refused: H1RError | None = None
+        try:
+            self._held = factory()
+        except H1RError as e:
+            self._refused = e
 
     def call(self, method: str, *args: Any) -> Any:
+        if self._refused is not None:
+            raise self._refused
         return getattr(self._held, method)(*args)
 
     def ready(self) -> bool:

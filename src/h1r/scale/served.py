@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +35,7 @@ class Served:
         self.server, self.log, self.redo, self.lost = replace(server, learning=True), log, redo, 0
         self._concurrency, self._patience, self._arguments = concurrency, patience, arguments
         self._version = 0
+        self._restarting = threading.Lock()
         self._start()
 
     def _start(self) -> None:
@@ -50,8 +52,8 @@ class Served:
     ) -> list[list[Trace]]:
         """As Generator.generate. Traces bear the version that the server had when they began. Raises WorkerLost when the server
         dies more often than `redo`."""
-        version = self._version
         for left in range(self.redo, -1, -1):
+            version, lost = self._version, self.lost
             try:
                 found = self._endpoint.generate(prompts, sampling, watches)
                 # the server is told to report the distribution that it draws from; what it says are therefore not raw ones
@@ -61,20 +63,19 @@ class Served:
                     raise
                 if not left:
                     raise WorkerLost(f"the vLLM server died again and again ({e}); see {self.log}") from None
-                self._restart()
-                version = self._version
+                self._restart(lost)
         raise AssertionError
 
     def load(self, path: str, version: int) -> None:
         """New weights, in place; a server that died is started on them."""
         self.server = replace(self.server, model=path)
-        self._version = version
+        self._version, lost = version, self.lost
         try:
             self._endpoint.load(path, version)
         except EndpointError:
             if self._alive():
                 raise
-            self._restart()
+            self._restart(lost)
 
     def _alive(self) -> bool:
         try:
@@ -83,11 +84,15 @@ class Served:
             return False
         return True
 
-    def _restart(self) -> None:
-        self.lost += 1
-        logger.warning("the vLLM server is gone; starting another on %s", self.server.model)
-        self._stack.close()
-        self._start()
+    def _restart(self, lost: int) -> None:
+        """Once, however many calls noticed: `lost` is what each had seen when it began."""
+        with self._restarting:
+            if self.lost != lost:
+                return
+            logger.warning("the vLLM server is gone; starting another on %s", self.server.model)
+            self._stack.close()
+            self._start()
+            self.lost += 1
 
     def close(self) -> None:
         """End the server."""

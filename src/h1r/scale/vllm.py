@@ -7,7 +7,9 @@ command is used: the `vllm` script of CPU builds looks up a distribution name th
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from h1r.errors import ConfigError, WorkerLost
+from h1r.scale import keeper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,27 +84,30 @@ def launch(
 ) -> Iterator[str]:
     """Run a server's command (or `arguments`) for the time of the block; yields its address once /health answers.
 
-    Raises WorkerLost when the process ends first or stays silent for `patience` seconds. Its output goes to `log`.
+    Nothing of it outlives this process, kill -9 included (see keeper). Raises WorkerLost when the process ends first or stays
+    silent for `patience` seconds, ConfigError when there is no such program. Its output goes to `log`.
     """
     vector = list(arguments) if arguments is not None else command(server)
+    if shutil.which(vector[0]) is None:
+        raise ConfigError(f"{vector[0]}: no such program here; give vLLM's interpreter")
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | (
         {"VLLM_SERVER_DEV_MODE": "1"} if server.learning else {}
     )
+    kept = [sys.executable, str(Path(keeper.__file__)), *vector]
     with open(log, "ab") as out:
-        try:
-            process = subprocess.Popen(
-                vector, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **quiet, **server.environment}
-            )
-        except OSError as e:
-            raise ConfigError(f"{vector[0]}: cannot be started ({e.strerror}); give vLLM's interpreter") from None
+        process = subprocess.Popen(
+            kept, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
+            env={**os.environ, **quiet, **server.environment},
+        )  # fmt: skip
     try:
         _wait(process, server.url, patience, Path(log))
         yield server.url
     finally:
-        process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=keeper.GRACE + 10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
