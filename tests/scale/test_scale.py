@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -174,8 +177,6 @@ def test_vllm_command():
 
 
 def test_launch_waits_for_health_and_tells_a_death(tmp_path: Path):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = Server(model="m", name="n", port=port)
@@ -193,3 +194,69 @@ def test_launch_waits_for_health_and_tells_a_death(tmp_path: Path):
     with pytest.raises(WorkerLost, match="code 3"), launch(server, tmp_path / "dead", 20, dying):
         pass
     assert "no GPU" in (tmp_path / "dead").read_text()
+
+
+SERVER = (
+    "import http.server as h, os, subprocess, sys\n"
+    "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "open(sys.argv[2], 'w').write(f'{os.getpid()} {worker.pid}')\n"
+    "class H(h.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+    "h.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()"
+)
+HOLDER = (
+    "import sys, time\nfrom h1r.scale import Server, launch\n"
+    "port, pids, log, server = sys.argv[1:]\n"
+    "with launch(Server(model='m', name='n', port=int(port)), log, 20, [sys.executable, '-c', server, port, pids]):\n"
+    "    print('up', flush=True); time.sleep(600)"
+)
+
+
+@pytest.mark.parametrize("killed", ["holder", "server"])
+def test_nothing_of_a_server_outlives_its_holder(tmp_path: Path, killed: str):
+    """Killed with -9, the holder takes the server and its worker with it; so does the server its worker."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pids = tmp_path / "pids"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(port), str(pids), str(tmp_path / "log"), SERVER],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "up\n"
+    server, worker = map(int, pids.read_text().split())
+    os.kill(holder.pid if killed == "holder" else server, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while (alive(server) or alive(worker)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(server) and not alive(worker)
+    holder.kill()
+    holder.wait()
+
+
+def alive(pid: int) -> bool:
+    """A process that runs: a zombie nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def refusing():
+    raise DataError("the checkpoint is torn; write it again")
+
+
+def test_a_factory_that_refuses_is_told_and_not_tried_again(session):
+    pool = generators(1, refusing, cpus=0.1, redo=2)
+    with pytest.raises(DataError, match="torn"):
+        pool.generate([Prompt(text="x")], SamplingParams())
+    assert pool.lost == 0
+    pool.close()
+
+
+def test_a_program_that_is_not_there_is_told(tmp_path: Path):
+    with (
+        pytest.raises(ConfigError, match="give vLLM's interpreter"),
+        launch(Server(model="m", name="n", python="/no/python"), tmp_path / "log"),
+    ):
+        pass

@@ -3,9 +3,13 @@
 import asyncio
 import os
 import resource
+import select
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +128,51 @@ def test_threads_and_asyncio():
         return await asyncio.gather(*(asyncio.to_thread(compare, "x(x+1)", "x^2+x") for _ in range(8)))
 
     assert [v.verdict for v in asyncio.run(many())] == ["correct"] * 8
+
+
+def test_workers_outlive_the_thread_that_started_them():
+    """An evaluation grades each benchmark with threads of its own; the first one's end takes no worker away."""
+    pool, pids = Pool(size=2), []
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as threads:
+            verdicts = threads.map(
+                lambda i: compare(f"{i}\\sqrt{{2}}", f"\\sqrt{{2}}\\cdot {i}", pool=pool), range(2, 20)
+            )
+            assert {v.verdict for v in verdicts} == {"correct"}
+        assert pool.zygote is not None and pool.zygote.poll() is None
+        pids.append(pool.zygote.pid)
+    assert pids[0] == pids[1]
+    pool.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "worn"])
+def test_no_answer_pays_for_a_worker_lost_between_two_verdicts(how, monkeypatch):
+    pool = Pool(size=1)
+    assert compare("\\sqrt{8}", "2\\sqrt{2}", pool=pool).correct
+    worker = pool.idle.get()
+    pool.idle.put(worker)
+    if how == "killed":
+        signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+    else:
+        monkeypatch.setattr("h1r.verify.pool.WORN", 0.0)
+    assert compare("\\sqrt{8}", "2\\sqrt{2}", pool=pool).correct
+    assert pool.idle.get() is not worker
+    pool.idle.put(None)
+    pool.close()
+
+
+def test_nothing_stays_when_the_holder_is_killed():
+    code = (
+        "import os, time\nfrom h1r.verify.pool import Pool\nfrom h1r.verify import compare\npool = Pool(size=1)\n"
+        "compare('x+1', '1+x', pool=pool)\nprint(pool.zygote.pid, flush=True)\ntime.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    pidfd = os.pidfd_open(int(holder.stdout.readline()))
+    holder.kill()
+    holder.wait()
+    assert select.select([pidfd], [], [], 20)[0]
+    os.close(pidfd)
 
 
 def test_a_killed_worker_is_replaced_and_the_deadline_is_kept():

@@ -2,8 +2,9 @@
 
 `Pool.judge` may be called from any thread (and so, through a thread, from asyncio or an actor). Nothing here uses
 signals in the calling process. A worker that misses its deadline is killed through its pidfd and replaced by a fork
-of the warm zygote; workers are also replaced after RECYCLE verdicts, so that no cache grows for ever. A deadline missed
-for want of processor time is the machine's doing: such a verdict is tried once more, then unscored, never incorrect.
+of the warm zygote; workers are also replaced after RECYCLE verdicts, so that no cache grows for ever, and when they died
+or wore out between two verdicts. A deadline missed for want of processor time is the machine's doing, a worker that ends
+before it has read the gold is not the answer's: such a verdict is tried once more, then unscored, never incorrect.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import json
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -30,6 +32,7 @@ DEADLINE = 1.6  # seconds of wall time for one verdict
 STARVED = 0.25  # a worker that got a smaller share of its deadline as processor time was kept waiting by the machine
 START = 60.0  # seconds a zygote may take to import everything, on a busy machine
 RECYCLE = 2000  # verdicts per worker
+WORN = 60.0  # seconds of processor time after which a worker is replaced, well before its own limit
 
 
 class WorkerError(H1RError):
@@ -53,6 +56,12 @@ class _Worker:
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except (OSError, StopIteration, ValueError, IndexError):
             return float("inf")
+
+    def fit(self) -> bool:
+        """Alive, and far from the limit of its processor time."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0) and self.processor_seconds() < WORN
 
     def kill(self) -> None:
         with suppress(OSError):
@@ -86,12 +95,15 @@ class Pool:
         request = json.dumps(message).encode() + b"\n"
         worker = self.idle.get()
         try:
+            if worker is not None and not worker.fit():
+                worker.kill()
+                worker = None
             worker = worker or self._fork()
             reply, worker = self._ask(worker, request)
-            if reply["verdict"] == "starved":
+            if reply["verdict"] == "again":
                 worker = self._fork()
                 reply, worker = self._ask(worker, request)
-            if reply["verdict"] == "starved":
+            if reply["verdict"] == "again":
                 reply = {**reply, "verdict": "unscored"}
         except BaseException:
             if worker is not None:
@@ -123,13 +135,13 @@ class Pool:
             spent = worker.processor_seconds() - before
             worker.kill()
             if spent < STARVED * self.deadline:
-                return _limit(stage, f"got {spent:.2f} s of processor time; the machine is overloaded") | {
-                    "verdict": "starved"
-                }, None
+                why = f"got {spent:.2f} s of processor time; the machine is overloaded"
+                return _limit(stage, why) | {"verdict": "again"}, None
             return _limit(stage, "took too long"), None
         except (ConnectionError, ValueError):
             worker.kill()
-            return _limit(stage, "ended the worker (memory or processor time)"), None
+            reply = _limit(stage, "ended the worker (memory or processor time)")
+            return reply | ({"verdict": "again"} if stage == "gold" else {}), None
         if reply["verdict"] == "limit" or worker.used >= RECYCLE:
             worker.kill()
             return reply, None

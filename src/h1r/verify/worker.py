@@ -26,8 +26,8 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def main(fd: int) -> None:
-    """The zygote's loop: fork on demand until the socket closes."""
-    _die_with_parent()
+    """The zygote's loop: fork on demand until the socket closes, as it does when its holder ends in whatever way.
+    (A death signal would come with the *thread* that started this process, which may be long gone before the holder.)"""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from h1r.verify.latex import judge, symbolic  # warm: everything a verdict needs is imported before the first fork
