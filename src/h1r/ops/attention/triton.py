@@ -167,7 +167,7 @@ def _split(
     each = tl.cdiv(tl.cdiv(length - begun, N), SPLITS) * N
     first = begun + split * each
     last = tl.minimum(length, first + each)
-    heads, at, places = tl.arange(0, RP), tl.arange(0, DP), tl.arange(0, N)
+    heads, at = tl.arange(0, RP), tl.arange(0, DP)
     channel = at < D
     mine = (row * R * tl.num_programs(1) + kv * R + heads).to(tl.int64)
     query = tl.load(q + mine[:, None] * D + at[None, :], mask=(heads < R)[:, None] & channel[None, :], other=0.0)
@@ -177,11 +177,7 @@ def _split(
     l = tl.zeros((RP,), tl.float32)
     acc = tl.zeros((RP, DP), tl.float32)
     pages = table + tl.load(slots + row) * table_row
-    k_inside = places[:, None] * k_token + kv * k_head + at[None, :]
-    if FP8:
-        v_inside = at[:, None] * v_channel + kv * v_head + places[None, :] * v_token
-    else:
-        v_inside = at[None, :] * v_channel + kv * v_head + places[:, None] * v_token
+    k_inside, v_inside = _inside(kv, k_token, k_head, v_token, v_head, v_channel, N, DP, FP8)
     whole = first + tl.maximum(last - first, 0) // N * N
     for begin in range(first, whole, N):
         page = tl.load(pages + begin // PAGE).to(tl.int64)
@@ -218,7 +214,7 @@ def _prefix(
         each = tl.cdiv(tl.cdiv(length, N), PARTS - OWN) * N
         first = split * each
         last = tl.minimum(length, first + each)
-        i, at, places = tl.arange(0, ROWS * RP), tl.arange(0, DP), tl.arange(0, N)
+        i, at = tl.arange(0, ROWS * RP), tl.arange(0, DP)
         channel, head = at < D, i % RP
         row = tl.load(members + bundle * ROWS + i // RP)
         real = (row >= 0) & (head < R)
@@ -230,11 +226,7 @@ def _prefix(
         l = tl.zeros((ROWS * RP,), tl.float32)
         acc = tl.zeros((ROWS * RP, DP), tl.float32)
         pages = table + tl.load(slots + leader) * table_row
-        k_inside = places[:, None] * k_token + kv * k_head + at[None, :]
-        if FP8:
-            v_inside = at[:, None] * v_channel + kv * v_head + places[None, :] * v_token
-        else:
-            v_inside = at[None, :] * v_channel + kv * v_head + places[:, None] * v_token
+        k_inside, v_inside = _inside(kv, k_token, k_head, v_token, v_head, v_channel, N, DP, FP8)
         for begin in range(first, last, N):
             page = tl.load(pages + begin // PAGE).to(tl.int64)
             offset = tl.multiple_of(begin % PAGE, N)
@@ -246,6 +238,20 @@ def _prefix(
         tl.store(part + target[:, None] * D + at[None, :], acc, mask=real[:, None] & channel[None, :])
         tl.store(peak + target * 2, m, mask=real)
         tl.store(peak + target * 2 + 1, l, mask=real)
+
+
+@triton.jit
+def _inside(
+    kv, k_token, k_head, v_token, v_head, v_channel, N: tl.constexpr, DP: tl.constexpr, FP8: tl.constexpr
+):  # fmt: skip
+    """Offsets of a block's keys [N,DP] and values (fp8: [DP,N]) from its first token."""
+    at, places = tl.arange(0, DP), tl.arange(0, N)
+    keys = places[:, None] * k_token + kv * k_head + at[None, :]
+    if FP8:
+        values = at[:, None] * v_channel + kv * v_head + places[None, :] * v_token
+    else:
+        values = at[None, :] * v_channel + kv * v_head + places[:, None] * v_token
+    return keys, values
 
 
 @triton.jit

@@ -304,6 +304,23 @@ def _scores(
 
 
 @triton.jit
+def applied(
+    state, rows, here, P: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, PP: tl.constexpr, BK: tl.constexpr
+):  # fmt: skip
+    """A state [P,N] applied to BM rows of b or c, given where each begins -> [BM,PP] fp32; zeros where not `here`."""
+    channel = tl.arange(0, PP)
+    acc = tl.zeros((BM, PP), tl.float32)
+    for first in range(0, N, BK):
+        at = first + tl.arange(0, BK)
+        inside = at < N
+        left = tl.load(rows[:, None] + at[None, :], mask=here[:, None] & inside[None, :], other=0.0)
+        mask = (channel < P)[None, :] & inside[:, None]
+        right = tl.load(state + channel[None, :] * N + at[:, None], mask=mask, other=0.0)
+        acc += tl.dot(left, right.to(left.dtype), input_precision="ieee")
+    return acc
+
+
+@triton.jit
 def _outputs(
     x, dt, c, start, size, sums, states, scores, y, x_row, c_row, c_group, H: tl.constexpr, P: tl.constexpr,
     N: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, PP: tl.constexpr, BM: tl.constexpr, BJ: tl.constexpr,
@@ -319,18 +336,7 @@ def _outputs(
         channel = tl.arange(0, PP)
         whole = channel < P
         rows = (begin + i).to(tl.int64)
-        acc = tl.zeros((BM, PP), tl.float32)
-        for first in range(0, N, BK):
-            at = first + tl.arange(0, BK)
-            cs = tl.load(
-                c + rows[:, None] * c_row + (head // R) * c_group + at[None, :], mask=here[:, None] & (at < N)[None, :],
-                other=0.0,
-            )  # fmt: skip
-            entering = tl.load(
-                states + mine * P * N + channel[None, :] * N + at[:, None], mask=whole[None, :] & (at < N)[:, None],
-                other=0.0,
-            )  # fmt: skip
-            acc += tl.dot(cs, entering.to(x.dtype.element_ty), input_precision="ieee")
+        acc = applied(states + mine * P * N, c + rows * c_row + (head // R) * c_group, here, P, N, BM, PP, BK)
         acc *= tl.exp(s)[:, None]
         tile = (number * (H // R) + head // R).to(tl.int64) * Q * Q
         for low in range(0, tl.minimum((block + 1) * BM, count), BJ):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from h1r.ops.layout import Layout
 from h1r.ops.ssd import triton as forward
-from h1r.ops.ssd.triton import CHUNK
+from h1r.ops.ssd.triton import CHUNK, applied
 
 M = 64  # tokens of a block; a chunk has two
 
@@ -276,18 +276,7 @@ def _inputs(
         channel = tl.arange(0, PP)
         whole = channel < P
         s = tl.load(sums + mine * Q + j)
-        acc = tl.zeros((BM, PP), tl.float32)
-        for first in range(0, N, BK):
-            at = first + tl.arange(0, BK)
-            bs = tl.load(
-                b + tokens[:, None] * b_row + group * b_group + at[None, :], mask=here[:, None] & (at < N)[None, :],
-                other=0.0,
-            )  # fmt: skip
-            ds = tl.load(
-                leaving + mine * P * N + channel[None, :] * N + at[:, None], mask=whole[None, :] & (at < N)[:, None],
-                other=0.0,
-            )  # fmt: skip
-            acc += tl.dot(bs, ds.to(b.dtype.element_ty), input_precision="ieee")
+        acc = applied(leaving + mine * P * N, b + tokens * b_row + group * b_group, here, P, N, BM, PP, BK)
         acc *= tl.exp(tl.minimum(tl.load(sums + mine * Q + Q - 1) - s, 0.0))[:, None]
         tile = (number * (H // R) + group).to(tl.int64) * Q * Q
         for first in range(block * BM, count, BM):
