@@ -133,11 +133,11 @@ class Actors:
         self.actors = []
 
 
-class GeneratorPool:
-    """A Generator over several actors: prompts are dealt out in turn, answers come back in order."""
+class _Pool:
+    """`count` actors, each holding what `factory` makes."""
 
     def __init__(
-        self, count: int, factory: Callable[[], Generator], *, cpus: float = 1, gpus: float = 0, redo: int = 0
+        self, count: int, factory: Callable[[], Any], *, cpus: float = 1, gpus: float = 0, redo: int = 0
     ) -> None:
         self._actors = Actors(count, factory, cpus, gpus, redo)
 
@@ -148,6 +148,14 @@ class GeneratorPool:
 
     def __len__(self) -> int:
         return len(self._actors.actors)
+
+    def close(self) -> None:
+        """End the actors."""
+        self._actors.close()
+
+
+class GeneratorPool(_Pool):
+    """A Generator over several actors: prompts are dealt out in turn, answers come back in order."""
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, watches: Sequence[Watch | None] | None = None
@@ -177,26 +185,9 @@ class GeneratorPool:
         """Swap the weights of every worker, also while it writes traces; replacements load the same."""
         self._actors.load(path, version)
 
-    def close(self) -> None:
-        """End the actors."""
-        self._actors.close()
 
-
-class GraderPool:
+class GraderPool(_Pool):
     """A Grader over several actors."""
-
-    def __init__(
-        self, count: int, factory: Callable[[], Grader], *, cpus: float = 1, gpus: float = 0, redo: int = 0
-    ) -> None:
-        self._actors = Actors(count, factory, cpus, gpus, redo)
-
-    @property
-    def lost(self) -> int:
-        """Workers that died so far."""
-        return self._actors.lost
-
-    def __len__(self) -> int:
-        return len(self._actors.actors)
 
     def grade(self, items: Sequence[tuple[Problem, Trace]]) -> list[Score]:
         """Scores in the order of `items`; None-valued where their grader died, also when it was done again."""
@@ -208,10 +199,6 @@ class GraderPool:
             for place, score in enumerate(() if scores is LOST else scores or ()):
                 out[worker + place * count] = score
         return out
-
-    def close(self) -> None:
-        """End the actors."""
-        self._actors.close()
 
 
 def generators(

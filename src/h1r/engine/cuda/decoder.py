@@ -24,9 +24,7 @@ from h1r.ops.linear.coded import Coded, pack
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 WARMUPS = 2  # runs before a capture, in which kernels are compiled
-WORTH = (
-    1 << 14
-)  # tokens not read again, over all rows, from which on reading a prefix once for siblings pays its kernel
+WORTH = 1 << 14  # tokens that the rows of a prefix need not read again, from which on that pays a kernel of its own
 
 
 class Sampling(NamedTuple):
