@@ -17,6 +17,9 @@ class Recipe:
     steps: int = 10
     optim: Optim = field(default_factory=Optim)
     data: str | None = None
+    parts: tuple[Optim, ...] = ()
+    named: dict[str, Optim] = field(default_factory=dict)
+    maybe: Optim | None = None
 
     def __post_init__(self):
         if self.steps < 1:
@@ -39,6 +42,9 @@ def test_values_and_overrides(tmp_path):
     [
         ("stesp: 5\n", [], "did you mean 'steps'"),
         ("optim: {lrr: 1}\n", [], "unknown key 'optim.lrr'; did you mean 'lr'"),
+        ("parts: [{lr: 1}, {lrr: 1}]\n", [], "unknown key 'parts.1.lrr'; did you mean 'lr'"),
+        ("named: {a: {lrr: 1}}\n", [], "unknown key 'named.a.lrr'; did you mean 'lr'"),
+        ("maybe: {lrr: 1}\n", [], "unknown key 'maybe.lrr'; did you mean 'lr'"),
         ("steps: many\n", [], "steps:"),
         ("steps: 0\n", [], "1 or more"),
         ("steps: 1\n", ["optim.lr"], "key.subkey=value"),

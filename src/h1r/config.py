@@ -139,16 +139,22 @@ def _refuse_unknown(values: Mapping[str, Any], cls: Any, where: str, prefix: tup
             near = difflib.get_close_matches(str(key), sorted(known), 1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
             raise ConfigError(f"{where}: unknown key {'.'.join((*prefix, str(key)))!r}; {hint}")
-        if isinstance(value, Mapping):
-            for inner in _dataclasses_in(hints[key]):
-                _refuse_unknown(value, inner, where, (*prefix, str(key)))
+        _refuse_within(value, hints[key], where, (*prefix, str(key)))
 
 
-def _dataclasses_in(hint: Any) -> list[Any]:
-    """The dataclass a field may hold: itself, or the one non-None member of a union."""
+def _refuse_within(value: Any, hint: Any, where: str, prefix: tuple[str, ...]) -> None:
+    """Follow a field's type to the dataclasses in it: itself, a union's only one, a sequence's or a mapping's members."""
+    inner = [h for h in typing.get_args(hint) if h not in (type(None), Ellipsis)]
     if dataclasses.is_dataclass(hint):
-        return [hint]
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        inner = [h for h in typing.get_args(hint) if dataclasses.is_dataclass(h)]
-        return inner if len(inner) == 1 else []
-    return []
+        if isinstance(value, Mapping):
+            _refuse_unknown(value, hint, where, prefix)
+    elif isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        held = [h for h in inner if dataclasses.is_dataclass(h)]
+        if len(held) == 1:
+            _refuse_within(value, held[0], where, prefix)
+    elif isinstance(value, Mapping) and len(inner) == 2:
+        for key, member in value.items():
+            _refuse_within(member, inner[1], where, (*prefix, str(key)))
+    elif isinstance(value, (list, tuple)) and len(inner) == 1:
+        for place, member in enumerate(value):
+            _refuse_within(member, inner[0], where, (*prefix, str(place)))

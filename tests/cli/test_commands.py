@@ -54,6 +54,11 @@ def test_help_is_quick_and_lists_every_command():
         (("sft", "quickstart-sft", "--set", "train.stps=3"), "unknown key 'stps'; did you mean 'steps'"),
         (("sft", "quickstart-sft", "--set", "data.vocab=few"), "data.vocab"),
         (("grpo", "quickstart-grpo", "--set", "model=nowhere"), "nowhere: no such model folder"),
+        (
+            ("grpo", "quickstart-grpo", "--set", "environments=[{weigth: 2}]"),
+            "'environments.0.weigth'; did you mean 'weight'",
+        ),
+        (("grpo", "quickstart-grpo", "--set", "scale.backend=vllm"), "add --scale ray"),
         (("quickstart", "--set", "searsh.traces=4"), "did you mean 'search'"),
         (("think", "no/such/folder", "hello"), "no such checkpoint folder"),
         (("eval", "no/such/folder"), "no data"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -121,9 +122,15 @@ def grpo(
     if scale not in ("", "ray"):
         raise ConfigError(f"--scale {scale}: must be ray, or left out (all in this process)")
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
+    if read.scale.backend not in ("own", "vllm") or (read.scale.vllm and read.scale.backend == "own"):
+        raise ConfigError(f"scale.backend={read.scale.backend}: own, or vllm (scale.vllm says how its servers are run)")
     if sweep:
         temperatures(read, str(recipe), sweep, wire.sandbox(sandbox, unsafe))
         return
+    if read.scale != Scale() and not scale:
+        if read.scale.backend == "vllm":
+            raise ConfigError("scale.backend=vllm: its servers stand behind actors; add --scale ray")
+        print("h1r: scale: not used without --scale ray; everything is done in this process", file=sys.stderr)
     if scale:
         from h1r.cli.grpo_ray import practise_on_ray
 

@@ -35,8 +35,6 @@ def practise_on_ray(
 
     settings, wanted = prepare(recipe, where), recipe.scale
     model, out = str(Path(recipe.model).absolute()), Path(recipe.out).absolute()
-    if wanted.backend not in ("own", "vllm") or (wanted.vllm and wanted.backend == "own"):
-        raise ConfigError(f"scale.backend={wanted.backend}: own, or vllm (scale.vllm says how its servers are run)")
     vllm = server_of(wanted.vllm, model, where)
     if wanted.trainers == 0 and wanted.weights != "whole":
         raise ConfigError(f"scale.weights={wanted.weights} needs scale.trainers: ranks to share the weights")
