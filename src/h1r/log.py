@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -113,11 +114,38 @@ def write(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
+def mark(pid: int) -> str:
+    """What the names of a process's unfinished files begin with."""
+    return f".{pid}.tmp."
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that are no more left of `path`, unfinished."""
+    for left in path.parent.glob(f".*.tmp.{glob.escape(path.name)}"):
+        pid = left.name[1:].partition(".")[0]
+        if pid.isdecimal() and not alive(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs here; one that ended, but that nobody has waited for, does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` (with its ending), which becomes `path` when the block ends well and goes when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    temporary = path.with_name(mark(os.getpid()) + path.name)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -81,6 +81,16 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, says, tmp_path):
     assert done.stderr.startswith("h1r: ") and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_path_that_the_system_refuses_is_one_line(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    (tmp_path / "taken").touch()
+    done = h1r("data", "convert", "a", "-o", "taken/", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "taken" in done.stderr and "a file lies where a folder is needed" in done.stderr
+    assert "Traceback" in h1r("data", "convert", "a", "-o", "taken/", "--debug", cwd=tmp_path).stderr
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = h1r("sft", "nothing", "--debug", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" in done.stderr and "ConfigError" in done.stderr

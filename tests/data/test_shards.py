@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from h1r import log
 from h1r.data import procedural, read, write
 from h1r.data.shards import transform
 from h1r.errors import ConfigError, DataError
@@ -49,6 +54,46 @@ def test_a_killed_run_repeats_only_what_was_not_finished(tmp_path):
     assert [s.seconds > 0 for s in sorted(done)] == [False, True, True, True]
     assert done[0][:5] == first[:5]
     assert all(s.seconds > 0 for s in transform(files, out, keep_math, version="2"))
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from h1r.data.shards import transform
+
+def dawdle(problems):
+    for p in problems:
+        yield p
+        time.sleep(600)
+
+if __name__ == "__main__":
+    list(transform(sorted(Path("in").glob("*.jsonl")), "out", dawdle, processes=2))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_ended_run_leaves_no_process_and_in_the_end_no_torn_file(tmp_path, how):
+    """Four files, two at work: none waits for its turn, or for the end of those at work."""
+    files, out = corpus(tmp_path / "in"), tmp_path / "out"
+    (tmp_path / "slow.py").write_text(SLOW)
+    run = subprocess.Popen([sys.executable, "slow.py"], cwd=tmp_path, stderr=subprocess.PIPE)
+    wait(lambda: len(list(out.glob(".*.tmp.*"))) == 2)
+    workers = [int(p.name[1:].partition(".")[0]) for p in out.glob(".*.tmp.*")]
+    assert len(set(workers)) == 2
+    run.send_signal(how)
+    _, said = run.communicate(timeout=20)
+    assert run.returncode != 0 and (how == signal.SIGKILL or b"KeyboardInterrupt" in said)
+    wait(lambda: not any(log.alive(pid) for pid in workers))
+    assert len(list(out.iterdir())) == (2 if how == signal.SIGKILL else 0)
+    assert len(list(transform(files, out, keep_math))) == 4
+    assert not list(out.glob(".*.tmp.*"))
+
+
+def wait(until):
+    deadline = time.monotonic() + 30
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_commands_take_a_folder_to_a_folder(tmp_path, capsys):

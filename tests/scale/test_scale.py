@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ pytest.importorskip("ray", reason="needs the ray extra")
 import httpx2
 
 from h1r.errors import ConfigError, DataError, WorkerLost
+from h1r.log import alive
 from h1r.scale import Server, cluster, command, generators, graders, launch, replicas, require
 from h1r.types import Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
@@ -172,6 +174,8 @@ def test_vllm_command():
     flags = dict(itertools.pairwise(vector))
     assert (flags["--port"], flags["--max-model-len"], flags["--tensor-parallel-size"]) == ("9", "4096", "2")
     assert flags["--reasoning-parser"] == "deepseek_r1" and "--enforce-eager" in vector
+    assert "--no-enable-prefix-caching" not in vector
+    assert "--no-enable-prefix-caching" in command(replace(server, prefix_caching=False))
     with pytest.raises(ConfigError, match="port=0"):
         Server(model="m", name="n", port=0)
 
@@ -232,14 +236,6 @@ def test_nothing_of_a_server_outlives_its_holder(tmp_path: Path, killed: str):
     assert not alive(server) and not alive(worker)
     holder.kill()
     holder.wait()
-
-
-def alive(pid: int) -> bool:
-    """A process that runs: a zombie nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def refusing():

@@ -41,7 +41,7 @@ TOKENIZER = Tokenizer.from_folder(NANO)
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server = Server(
         model=str(NANO), name="policy", python=PYTHON, dtype="float32", max_model_len=1024, eager=True, reasoning_parser="",
-        tools=False, environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        tools=False, prefix_caching=False, environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
     )  # fmt: skip
     made = Served(server, tmp_path_factory.mktemp("vllm") / "log")
     yield made
@@ -70,7 +70,7 @@ def test_a_run_learns_from_its_traces(served: Served, tmp_path: Path) -> None:
 
 
 def greedy(served: Served) -> list[tuple[int, ...]]:
-    prompts = [Prompt(token_ids=tuple(range(5, 5 + n))) for n in (1, 7, 40)]
+    prompts = [Prompt(token_ids=tuple(range(5, 5 + n))) for n in (1, 7, 40, 300)]
     return [
         g[0].token_ids
         for g in served.generate(prompts, SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True))
@@ -79,7 +79,7 @@ def greedy(served: Served) -> list[tuple[int, ...]]:
 
 def ours(path: Path) -> list[tuple[int, ...]]:
     llm = LLM(path, dtype="float32", memory_bytes=1 << 27)
-    prompts = [Prompt(token_ids=tuple(range(5, 5 + n))) for n in (1, 7, 40)]
+    prompts = [Prompt(token_ids=tuple(range(5, 5 + n))) for n in (1, 7, 40, 300)]
     return [
         g[0].token_ids for g in llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True))
     ]

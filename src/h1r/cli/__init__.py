@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from h1r.errors import H1RError
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
+REFUSED = {  # what the system says to a path that a user gave, and the cure
+    errno.ENOENT: "give one that is there",
+    errno.ENOTDIR: "a file lies where a folder is needed; give another path",
+    errno.EISDIR: "a folder lies where a file is needed; give another path",
+    errno.EEXIST: "give another path, or move what is there",
+    errno.EACCES: "give a path that you may use",
+    errno.EPERM: "give a path that you may use",
+    errno.EROFS: "give a path that can be written",
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.ENAMETOOLONG: "give a shorter one",
+}
 
 
 def main() -> None:
@@ -30,3 +43,9 @@ def main() -> None:
         raise
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as e:
+        if debug or e.errno not in REFUSED:
+            raise
+        name = f"{e.filename}: " if e.filename else ""
+        print(f"h1r: {name}{e.strerror}; {REFUSED[e.errno]} (--debug shows where)", file=sys.stderr)
+        sys.exit(2)

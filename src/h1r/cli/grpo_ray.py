@@ -95,7 +95,10 @@ def server_of(given: Mapping[str, Any], model: str, where: str) -> Server:
     from h1r import config
     from h1r.scale import Server
 
-    plain = {"model": model, "name": "policy", "dtype": "float32", "reasoning_parser": "", "tools": False}
+    plain = {
+        "model": model, "name": "policy", "dtype": "float32", "reasoning_parser": "", "tools": False,
+        "prefix_caching": False,
+    }  # fmt: skip
     return config.build(plain | dict(given), Server, f"{where}: scale.vllm")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -32,26 +35,54 @@ def ordered(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterato
     block = list(islice(source, BLOCK))
     if not block:
         return
-    # spawned: a fork would copy the locks of whatever threads this process has
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_keep, initargs=(work,))
     waiting: deque[tuple[list[T], Future[list[R]]]] = deque()
-    try:
+    with processes(workers, work) as pool:
         while block or waiting:
             while block and len(waiting) < AHEAD * workers:
                 waiting.append((block, pool.submit(_block, block)))
                 block = list(islice(source, BLOCK))
             given, results = waiting.popleft()
             yield from zip(given, results.result(), strict=True)
+
+
+@contextmanager
+def processes(
+    count: int, work: Callable[[Any], Any] | None = None, ended: Callable[[int], None] | None = None
+) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes. After an error those at work finish and nothing else begins; an interruption (Ctrl-C, or a generator
+    that is closed) ends them at once, and `ended` is told each one's pid."""
+    before = {child.pid for child in multiprocessing.active_children()}
+    # spawned: a fork would copy the locks of whatever threads this process has
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_keep, initargs=(work,))
+    try:
+        yield pool
+    except (KeyboardInterrupt, GeneratorExit, SystemExit):
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            if child.pid is not None and child.pid not in before:
+                child.kill()
+                child.join()
+                if ended is not None:
+                    ended(child.pid)
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _keep(work: Callable[[Any], Any]) -> None:
-    """What a worker does first. Ctrl-C is for the process that reads; it ends its workers."""
+def _keep(work: Callable[[Any], Any] | None) -> None:
+    """What a worker does first. Ctrl-C is for the process that reads; it ends its workers, which end too when it is killed."""
     global _work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _work = work
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _block(block: list[Any]) -> list[Any]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import NamedTuple
 
 from h1r import log
+from h1r.data import parallel
 from h1r.data.curate import text_of
 from h1r.data.readers import ENDINGS, read, write
 from h1r.errors import ConfigError
@@ -65,11 +65,16 @@ def transform(
             yield Shard(str(file), str(target), done["read"], done["written"], done["tokens"], 0.0)
         else:
             jobs.append((str(file), str(target), key, work, count, format))
+            log.sweep(target)
     if processes <= 1:
         yield from (_one(*job) for job in jobs)
         return
-    # spawn: a forked child would inherit the parent's threads and locks
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+
+    def tidy(pid: int) -> None:
+        for left in out.glob(f"{log.mark(pid)}*"):
+            left.unlink(missing_ok=True)
+
+    with parallel.processes(processes, ended=tidy) as pool:
         waiting = {pool.submit(_one, *job) for job in jobs}
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)

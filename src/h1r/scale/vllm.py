@@ -25,8 +25,9 @@ from h1r.scale import keeper
 class Server:
     """How to run one vLLM server. python: the interpreter of vLLM's environment; extra: more arguments, as written.
 
-    learning  for reinforcement learning: log-probabilities of the distribution that was sampled, and routes that swap weights
-              (its development mode: bind it to an address that only the cluster reaches)
+    learning        for reinforcement learning: log-probabilities of the distribution that was sampled, and routes that swap
+                    weights (its development mode: bind it to an address that only the cluster reaches)
+    prefix_caching  as vLLM does by itself; vLLM 0.32 on a CPU dies with it on a hybrid's prompts of more than 128 tokens
     """
 
     model: str
@@ -42,6 +43,7 @@ class Server:
     seed: int = 0
     eager: bool = False
     learning: bool = False
+    prefix_caching: bool = True
     reasoning_parser: str = "deepseek_r1"
     tools: bool = True
     extra: tuple[str, ...] = ()
@@ -69,6 +71,8 @@ def command(server: Server) -> list[str]:
         out += ["--max-model-len", str(server.max_model_len)]
     if server.learning:
         out += ["--logprobs-mode", "processed_logprobs"]
+    if not server.prefix_caching:
+        out.append("--no-enable-prefix-caching")
     if server.eager:
         out.append("--enforce-eager")
     if server.reasoning_parser:
