@@ -49,10 +49,16 @@ def actors() -> list[int]:
     return sorted(found)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory) -> list[dict]:
+    return run(model, tmp_path_factory.mktemp("whole"), "scale.generators=2")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_whose_generator_and_grader_die_is_the_run_of_which_none_died(model, tmp_path):
-    want = run(model, tmp_path / "whole", "scale.generators=2")
+@pytest.mark.parametrize("transport", ["folder", "broadcast"])
+def test_a_run_whose_generator_and_grader_die_is_the_run_of_which_none_died(model, undisturbed, tmp_path, transport):
+    want = undisturbed
     killed: list[int] = []
 
     def kill() -> None:
@@ -65,7 +71,8 @@ def test_a_run_whose_generator_and_grader_die_is_the_run_of_which_none_died(mode
 
     thread = threading.Thread(target=kill)
     thread.start()
-    got = run(model, tmp_path / "killed", "scale.generators=2", "scale.redo=3")
+    got = run(model, tmp_path / "killed", "scale.generators=2", "scale.redo=3", f"scale.transport={transport}")
+    assert (tmp_path / "killed" / "weights").exists() == (transport == "folder")
     thread.join()
     assert len(killed) == 3
     assert [r["step"] for r in got] == [1, 2, 3, 4]
@@ -78,7 +85,7 @@ def test_a_run_whose_generator_and_grader_die_is_the_run_of_which_none_died(mode
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sharded_trainers_and_rollouts_ahead_finish_within_their_staleness(model, tmp_path):
-    got = run(model, tmp_path, "scale.trainers=2", "scale.weights=sharded", "rl.ahead=1")
+    got = run(model, tmp_path, "scale.trainers=2", "scale.weights=sharded", "scale.transport=broadcast", "rl.ahead=1")
     assert [r["step"] for r in got] == [1, 2, 3, 4]
     assert all(0 <= r["staleness"] <= 5 and r["mismatch_kl"] < 1e-3 and r["unscored"] == 0 for r in got)
     assert got[0]["staleness"] == 0 and max(r["staleness"] for r in got) >= 1

@@ -192,11 +192,14 @@ def test_load_swaps_weights(folder: Path, config: H1Config, tmp_path: Path) -> N
     after = llm.score([ids])[0]
     assert np.abs(after[1:] - full_softmax(other, ids)).max() <= 1e-5 < np.abs(after[1:] - before[1:]).max()
     assert llm.version == 3 and llm.generate([ids], SamplingParams(max_tokens=2))[0][0].version == 3
+    save(other, tmp_path / "narrow", dtype=torch.bfloat16)  # the same model, stored in fewer bits
+    llm.load(tmp_path / "narrow", version=4)
+    assert 0 < np.abs(llm.score([ids])[0][1:] - after[1:]).max() < 0.05 and llm.version == 4
     settings = json.loads((tmp_path / "new" / "config.json").read_text())
     settings["key_multiplier"] = 9.0
     (tmp_path / "new" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="another model"):
-        llm.load(tmp_path / "new", version=4)
+        llm.load(tmp_path / "new", version=5)
 
 
 def test_without_tokenizer(folder: Path) -> None:

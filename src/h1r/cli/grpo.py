@@ -65,6 +65,8 @@ class Scale:
     trainers             ranks that train together, an actor each; 0: training stays in this process
     weights              whole on every trainer, or sharded over them (FSDP2)
     *_cpus, *_gpus       what Ray reserves for each actor
+    transport            of new weights to generators: folder (one per version, which every node must see) or broadcast (from
+                         memory to memory, NCCL or gloo; the first trainer keeps a copy on its processor)
     redo                 how often the share of an actor that died is done again before its traces count as unscored
     address              of a Ray cluster; none: one is started on this machine with `cpus` (0: all)
     """
@@ -75,6 +77,7 @@ class Scale:
     vllm: dict[str, Any] = field(default_factory=dict)
     trainers: int = 0
     weights: str = "whole"
+    transport: str = "folder"
     generator_cpus: float = 1
     generator_gpus: float = 0
     grader_cpus: float = 1
@@ -124,6 +127,10 @@ def grpo(
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
     if read.scale.backend not in ("own", "vllm") or (read.scale.vllm and read.scale.backend == "own"):
         raise ConfigError(f"scale.backend={read.scale.backend}: own, or vllm (scale.vllm says how its servers are run)")
+    if read.scale.transport not in ("folder", "broadcast"):
+        raise ConfigError(f"scale.transport={read.scale.transport}: folder or broadcast")
+    if read.scale.transport == "broadcast" and read.scale.backend == "vllm":
+        raise ConfigError("scale.transport=broadcast is for our engine; vLLM reads its weights from a folder")
     if sweep:
         temperatures(read, str(recipe), sweep, wire.sandbox(sandbox, unsafe))
         return

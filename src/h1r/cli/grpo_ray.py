@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from h1r.cli import wire
 from h1r.cli.trackers import tracked
 from h1r.errors import ConfigError
+from h1r.types import Generator, Trainer
 
 if TYPE_CHECKING:
     from h1r.cli.grpo import GrpoRecipe
     from h1r.rl.config import GrpoConfig
+    from h1r.rl.grpo import Sync
     from h1r.scale import Server
 
 
@@ -67,13 +69,23 @@ def practise_on_ray(
         learner = group or make(0)
         try:
             steps = grpo.run(
-                writers, judges, learner, problems, render, settings, out, turns=turns, shares=shares
+                writers, judges, learner, problems, render, settings, out, turns=turns, shares=shares,
+                sync=None if wanted.transport == "folder" else pushed(group or scale.Source(learner)),
             )  # fmt: skip
             return show("grpo", settings.steps, tracked(trackers, out, asdict(recipe), steps), learner, recipe)
         finally:
             for part in (writers, judges, group):
                 if part is not None:
                     part.close()
+
+
+def pushed(source: Any) -> Sync:
+    """Weights from the trainer's memory to the generators'."""
+
+    def sync(trainer: Trainer, generator: Generator, version: int) -> None:
+        generator.push(source, version)  # type: ignore[attr-defined]
+
+    return sync
 
 
 def _longest(model: str) -> int:

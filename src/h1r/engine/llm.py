@@ -167,11 +167,14 @@ class LLM:
                 raise ConfigError(f"score needs sequences of one token or more, ids below {self.loop.engine.vocab}")
         return self.loop.call(lambda engine: score(engine.runner.model, token_ids, engine.device))
 
-    def load(self, path: str | Path, version: int) -> None:
-        """Swap the weights in place, between two steps; what is in flight goes on with the new ones."""
-        model, config = self._weights(locate(path, None))
-        if config != self.config:
-            raise CheckpointError(f"{path}: another model than {self.path}; make a new LLM for it")
+    def load(self, path: str | Path | weights.Held, version: int) -> None:
+        """Swap the weights in place, between two steps; what is in flight goes on with the new ones. They come from a folder, or
+        from memory."""
+        source = path if isinstance(path, weights.Held) else locate(path, None)
+        model, config = self._weights(source)
+        if replace(config, dtype=self.config.dtype) != self.config:  # how numbers are stored makes no other model
+            named = "weights in memory" if isinstance(source, weights.Held) else source
+            raise CheckpointError(f"{named}: another model than {self.path}; make a new LLM for it")
         self.loop.call(lambda engine: engine.swap(model, version))
 
     def prompt(self, given: AnyPrompt) -> Prompt:
@@ -199,7 +202,7 @@ class LLM:
             raise ConfigError(f"{self.path} has no tokenizer.json: give token ids, or tokenizer=")
         return self.tokenizer
 
-    def _weights(self, path: Path) -> tuple[Any, Any]:
+    def _weights(self, path: Path | weights.Held) -> tuple[Any, Any]:
         if self.native:
             return native.load(path, self.format)
         if self.coded:

@@ -12,9 +12,9 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,28 +33,37 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 RECOMPUTED = ("rotary_emb.inv_freq", "mamba.mup_vector")
 
 
+class Held(NamedTuple):
+    """A model's weights in memory, by the names they have in a checkpoint; `load` takes them in place of a folder."""
+
+    config: Config
+    tensors: Mapping[str, Tensor]
+
+
 def load(
-    path: str | Path, dtype: torch.dtype | str | None = None, fold: bool = False,
+    path: str | Path | Held, dtype: torch.dtype | str | None = None, fold: bool = False,
     each: Callable[[Any], None] | None = None, placed: Callable[[Any], None] | None = None,
 ) -> tuple[Model, Config]:  # fmt: skip
     """The model in `path` and its config. dtype None keeps the checkpoint's; `fold` multiplies multipliers and norm
     weights into the matrices in fp32 (for inference: a folded model neither trains nor saves).
 
+    path  a folder, or weights that are held in memory
     each  gets every layer once it is folded, and may empty it; embedding and head then stay as they are stored,
           mapped from the file, not copied
     placed  gets every layer once its weights are in place: training cuts them over its ranks there, so that no process ever
             holds them all
     Raises CheckpointError (missing, torn, names or shapes that do not fit) or ConfigError.
     """
-    folder = Path(path)
-    config = configs.read(folder)
-    where = _locate(folder)
+    reader: _Reader | _Memory
+    if isinstance(path, Held):
+        config, reader = path.config, _Memory(path.tensors)
+    else:
+        config, reader = configs.read(path), _Reader(Path(path), _locate(Path(path)))
     with torch.device("meta"):
         model = empty(config)
     expected = {hub_name(name): parameter.shape for name, parameter in model.named_parameters()}
-    _check_names(folder, expected, where, config)
+    _check_names(reader.name, expected, reader.where, config)
     wanted = DTYPES[dtype] if isinstance(dtype, str) else dtype or DTYPES[config.dtype]
-    reader = _Reader(folder, where)
     layers = {f"layers.{i}": layer for i, layer in enumerate(model.layers)}
     owners: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():
@@ -140,7 +149,7 @@ class _Reader:
     """Open safetensors files of one folder, each opened once."""
 
     def __init__(self, folder: Path, where: Mapping[str, str]) -> None:
-        self.folder, self.where = folder, where
+        self.folder, self.where, self.name = folder, where, str(folder)
         self.open: dict[str, Any] = {}
 
     def names(self, file: str) -> list[str]:
@@ -175,7 +184,22 @@ class _Reader:
         return self.open[name]
 
 
-def _check_names(folder: Path, expected: Mapping[str, torch.Size], where: Mapping[str, str], config: Config) -> None:
+class _Memory:
+    """Tensors that somebody holds already, read as a folder's are."""
+
+    name = "weights in memory"
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.where = self.tensors = tensors
+
+    def tensor(self, name: str, shape: torch.Size, dtype: torch.dtype | None, copy: bool = True) -> Tensor:
+        tensor = self.tensors[name]
+        if tensor.shape != shape:
+            raise CheckpointError(f"{self.name}: {name} has shape {list(tensor.shape)}, not {list(shape)}")
+        return tensor.to(dtype or tensor.dtype, copy=copy)
+
+
+def _check_names(folder: str, expected: Mapping[str, torch.Size], where: Iterable[str], config: Config) -> None:
     missing = sorted(set(expected) - set(where))
     if missing:
         raise CheckpointError(

@@ -7,6 +7,7 @@
 Actors hold an engine, a grader or an app; loops stay with the caller. Ray is imported when first used.
 """
 
+from h1r.scale.broadcast import Source
 from h1r.scale.cluster import cluster, require
 from h1r.scale.pool import GeneratorPool, GraderPool, generators, graders
 from h1r.scale.ranks import TrainerGroup, on_ranks
@@ -20,6 +21,7 @@ __all__ = [
     "GraderPool",
     "Served",
     "Server",
+    "Source",
     "TrainerGroup",
     "cluster",
     "command",

@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from h1r.errors import ConfigError, H1RError, WorkerLost
+from h1r.model.weights import Held
+from h1r.scale import broadcast
 from h1r.scale.cluster import ray
 from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, Score, StopReason, Trace, Watch
 
 log = logging.getLogger(__name__)
 
+PUSHES = 3  # exchanges that are tried before weights count as not to be given
 LOST: Final = object()
 """In the place of an answer whose actor died."""
 
@@ -39,8 +42,23 @@ class _Holder:
             raise self._refused
         return getattr(self._held, method)(*args)
 
+    def take(self, at: broadcast.Meeting, rank: int, size: int) -> None:
+        """Weights by an exchange, into an engine of ours."""
+        if self._refused is not None:
+            raise self._refused
+        tensors, version = broadcast.take(at, rank, size)
+        self._held.load(Held(self._held.config, tensors), version)
+
     def ready(self) -> bool:
         return True
+
+
+class Source(Protocol):
+    """Whoever trains, as a giver of weights: `broadcast.Source`, or a TrainerGroup."""
+
+    def keep(self, version: int) -> None: ...
+
+    def start(self, size: int) -> tuple[broadcast.Meeting, Any]: ...
 
 
 class Actors:
@@ -52,7 +70,7 @@ class Actors:
         self._ray = ray()
         self._factory = factory
         self._resources = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": 2}
-        self._loaded: tuple[str, int] | None = None
+        self._loaded: tuple[str, int] | Source | None = None
         self._lock = threading.Lock()
         self.redo, self.lost = redo, 0
         self.actors = [self._start() for _ in range(count)]
@@ -113,12 +131,14 @@ class Actors:
             self.lost += 1
             log.warning("worker %d died; starting another", i)
             self.actors[i] = self._start()
-            if self._loaded is not None:
-                # waited for: calls of an actor may overtake each other, and it must not write with other weights
-                try:
+            # waited for: calls of an actor may overtake each other, and it must not write with other weights
+            try:
+                if isinstance(self._loaded, tuple):
                     self._ray.get(self.actors[i].call.remote("load", *self._loaded))
-                except self._ray.exceptions.RayActorError:
-                    log.warning("worker %d died again while it loaded its weights", i)
+                elif self._loaded is not None and self._exchange(self._loaded, [self.actors[i]]):
+                    log.warning("worker %d did not get its weights", i)
+            except self._ray.exceptions.RayActorError:
+                log.warning("worker %d died again while it loaded its weights", i)
 
     def load(self, path: str, version: int) -> None:
         """Swap the weights of every actor; one that dies meanwhile begins with them."""
@@ -126,6 +146,49 @@ class Actors:
             self._loaded = (path, version)
             count = len(self.actors)
         self._once("load", [(path, version)] * count)
+
+    def push(self, source: Source, version: int) -> None:
+        """The same from memory to memory. Raises WorkerLost when an exchange fails again and again."""
+        source.keep(version)
+        for _ in range(PUSHES):
+            with self._lock:
+                self._loaded = source
+                actors = list(self.actors)
+            missed = self._exchange(source, actors)
+            if not missed:
+                return
+            for i in missed & {i for i, actor in enumerate(actors) if not self._lives(actor)}:
+                self._replace(i, actors[i])
+            log.warning("%d workers did not get version %d of the weights; giving them again", len(missed), version)
+        raise WorkerLost(f"version {version} of the weights did not reach all workers in {PUSHES} attempts")
+
+    def _exchange(self, source: Source, actors: Sequence[Any]) -> set[int]:
+        """One exchange; the places of the actors whose weights did not come."""
+        at, giving = source.start(len(actors) + 1)
+        taking = {actor.take.remote(at, 1 + i, len(actors) + 1): i for i, actor in enumerate(actors)}
+        missed, rest = set(), list(taking)
+        while rest:
+            ended, rest = self._ray.wait(rest, num_returns=1)
+            try:
+                self._ray.get(ended)
+            except WorkerLost:
+                missed.add(taking[ended[0]])
+            except self._ray.exceptions.RayActorError:
+                missed.add(taking[ended[0]])
+                broadcast.call_off(at)
+        try:
+            giving.result()
+        except (self._ray.exceptions.RayTaskError, WorkerLost) as e:
+            if not isinstance(getattr(e, "cause", e), WorkerLost):
+                raise
+            missed = missed or set(range(len(actors)))
+        return missed
+
+    def _lives(self, actor: Any) -> bool:
+        try:
+            return bool(self._ray.get(actor.ready.remote()))
+        except self._ray.exceptions.RayActorError:
+            return False
 
     def close(self) -> None:
         for actor in self.actors:
@@ -184,6 +247,10 @@ class GeneratorPool(_Pool):
     def load(self, path: str, version: int) -> None:
         """Swap the weights of every worker, also while it writes traces; replacements load the same."""
         self._actors.load(path, version)
+
+    def push(self, source: Source, version: int) -> None:
+        """The same without a folder: what `source` keeps goes to every worker, and to replacements (see scale.broadcast)."""
+        self._actors.push(source, version)
 
 
 class GraderPool(_Pool):

@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from h1r.errors import ConfigError, H1RError, WorkerLost
+from h1r.scale.broadcast import Meeting, Source
 from h1r.scale.cluster import ray
+
+GIVING = "giving"
+"""The thread of a rank that gives its weights away while another trains."""
 
 
 class TrainerGroup:
@@ -22,7 +26,10 @@ class TrainerGroup:
             raise ConfigError(f"trainers={count}: must be 1 or more")
         self._ray = ray()
         options = {"num_cpus": cpus, "num_gpus": gpus}
-        self._ranks = [self._ray.remote(_Rank).options(**options).remote(rank, count) for rank in range(count)]
+        self._ranks = [
+            self._ray.remote(concurrency_groups={GIVING: 1})(_Rank).options(**options).remote(rank, count)
+            for rank in range(count)
+        ]
         address = self._ray.get(self._ranks[0].address.remote())
         self._all("start", factory, address)
 
@@ -65,6 +72,16 @@ class TrainerGroup:
     def load(self, path: str) -> None:
         self._all("call", "load", path)
 
+    def keep(self, version: int) -> None:
+        """A copy of the weights on the first rank, to give away while training goes on (see scale.broadcast)."""
+        self._all("keep", version)
+
+    def start(self, size: int) -> tuple[Meeting, Any]:
+        """As broadcast.Source.start: the place, and the exchange that waits there."""
+        first = self._ranks[0]
+        at = self._ray.get(first.meet.options(concurrency_group=GIVING).remote())
+        return at, first.give.options(concurrency_group=GIVING).remote(at, size).future()
+
     def close(self) -> None:
         """End the ranks."""
         for rank in self._ranks:
@@ -93,12 +110,22 @@ class _Rank:
         here = {"MASTER_ADDR": address[0], "MASTER_PORT": address[1], "RANK": self.rank, "WORLD_SIZE": self.size}
         os.environ.update({name: str(value) for name, value in here.items()} | {"LOCAL_RANK": "0"})
         self._held = factory(self.rank)
+        self._source = Source(self._held)
 
     def held(self) -> Any:
         return self._held
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self._held, method)(*args)
+
+    def keep(self, version: int) -> None:
+        self._source.keep(version)
+
+    def meet(self) -> Meeting:
+        return self._source.meet()
+
+    def give(self, at: Meeting, size: int) -> None:
+        self._source.give(at, size)
 
 
 def on_ranks(count: int, work: Callable[[int], Any], *, cpus: float = 1, gpus: float = 0) -> Any:

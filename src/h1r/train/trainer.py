@@ -13,6 +13,7 @@ import torch
 from h1r.errors import ConfigError
 from h1r.model import Model
 from h1r.model.falcon_h1 import Layer
+from h1r.model.weights import Held, hub_name, named
 from h1r.train import checkpoint, lora
 from h1r.train.export import export
 from h1r.train.lora import LoraConfig
@@ -159,6 +160,15 @@ class LocalTrainer:
             for place, document in zip(batch.documents, documents):
                 out[place] = document
         return out
+
+    def weights(self) -> Held | None:
+        """A copy of all weights on the processor, by their checkpoint's names; None but on the first rank. Every rank must call
+        it."""
+        whole = gather(self.model, self.ranks) if self.ranks.sharded else self.model
+        if whole is None or not self.ranks.first:
+            return None
+        copy = not self.ranks.sharded
+        return Held(whole.config, {hub_name(name): t.to("cpu", copy=copy) for name, t in named(whole)})
 
     def export(self, path: str) -> None:
         """The weights as a Hugging Face folder, atomically. Of sharded weights every rank must give its part."""

@@ -57,7 +57,9 @@ def pack(model: Any, format: str = "bfloat16", machine: str = "native") -> Nativ
     return out
 
 
-def load(path: str | Path, format: str = "bfloat16", machine: str = "native") -> tuple[NativeModel, Config]:
+def load(
+    path: str | Path | weights.Held, format: str = "bfloat16", machine: str = "native"
+) -> tuple[NativeModel, Config]:
     """A checkpoint, packed as it is read. Raises CheckpointError or ConfigError."""
     made: list[NativeModel] = []
 
