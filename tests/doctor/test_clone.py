@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -34,12 +35,15 @@ def test_a_head_that_drops_its_multiplier_is_seen(monkeypatch):
     plain = module.score
 
     def dropped(model, batch):
-        monkeypatch.setattr(type(model), "head", property(lambda self: (self.lm_head.weight, 1.0)))
-        return plain(model, batch)
+        with monkeypatch.context() as here:  # for the loss alone: the logits it is compared with keep theirs
+            here.setattr(type(model), "head", property(lambda self: (self.lm_head.weight, 1.0)))
+            return plain(model, batch)
 
+    assert PRESETS["7b"].lm_head_multiplier < 0.1
     monkeypatch.setattr(module, "score", dropped)
     head = clone(PRESETS["7b"], TrainerConfig())[0]
     assert not head.ok and head.name == "head"
+    assert float(re.search(r"to (\S+) nats", head.detail)[1]) > 1
 
 
 def test_state_that_leaks_between_documents_is_seen():
