@@ -17,10 +17,14 @@ import pytest
 pytest.importorskip("ray", reason="needs the ray extra")
 
 import httpx2
+import torch
 
 from h1r.errors import ConfigError, DataError, WorkerLost
 from h1r.log import alive
-from h1r.scale import Server, cluster, command, generators, graders, launch, replicas, require
+from h1r.model import PRESETS
+from h1r.model.weights import Held
+from h1r.scale import Server, Source, cluster, command, generators, graders, launch, replicas, require
+from h1r.scale.broadcast import PATIENCE
 from h1r.types import Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
 
@@ -247,6 +251,21 @@ def test_a_factory_that_refuses_is_told_and_not_tried_again(session):
     with pytest.raises(DataError, match="torn"):
         pool.generate([Prompt(text="x")], SamplingParams())
     assert pool.lost == 0
+    pool.close()
+
+
+class Steady:
+    """A trainer whose weights are given away."""
+
+    def weights(self):
+        return Held(PRESETS["quickstart"], {"a": torch.zeros(3)})
+
+
+def test_what_a_receiver_refuses_reaches_whoever_gives_and_nobody_waits(session):
+    pool, begin = generators(1, refusing, cpus=0.1), time.monotonic()
+    with pytest.raises(DataError, match="torn"):
+        pool.push(Source(Steady()), 1)
+    assert time.monotonic() - begin < PATIENCE / 2
     pool.close()
 
 

@@ -16,6 +16,7 @@ from h1r.errors import ConfigError, H1RError, WorkerLost
 from h1r.model.weights import Held
 from h1r.scale import broadcast
 from h1r.scale.cluster import ray
+from h1r.scale.ranks import DEAD
 from h1r.types import Generator, Grader, Problem, Prompt, SamplingParams, Score, StopReason, Trace, Watch
 
 log = logging.getLogger(__name__)
@@ -171,17 +172,21 @@ class Actors:
             ended, rest = self._ray.wait(rest, num_returns=1)
             try:
                 self._ray.get(ended)
-            except WorkerLost:
+            except self._ray.exceptions.RayTaskError as e:
+                cause = getattr(e, "cause", None)
+                if not isinstance(cause, WorkerLost):
+                    broadcast.call_off(at)
+                    raise cause if isinstance(cause, H1RError) else e from None
                 missed.add(taking[ended[0]])
             except self._ray.exceptions.RayActorError:
                 missed.add(taking[ended[0]])
                 broadcast.call_off(at)
         try:
             giving.result()
-        except (self._ray.exceptions.RayTaskError, WorkerLost) as e:
-            if not isinstance(getattr(e, "cause", e), WorkerLost):
-                raise
+        except WorkerLost:  # Ray gives an actor's own error its class
             missed = missed or set(range(len(actors)))
+        except self._ray.exceptions.RayActorError:
+            raise WorkerLost(DEAD) from None
         return missed
 
     def _lives(self, actor: Any) -> bool:

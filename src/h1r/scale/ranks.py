@@ -9,6 +9,7 @@ from h1r.errors import ConfigError, H1RError, WorkerLost
 from h1r.scale.broadcast import Meeting, Source
 from h1r.scale.cluster import ray
 
+DEAD = "a trainer's rank died: start the run again, it goes on from its last checkpoint"
 GIVING = "giving"
 """The thread of a rank that gives its weights away while another trains."""
 
@@ -46,9 +47,7 @@ class TrainerGroup:
             cause = getattr(e, "cause", None)
             raise cause if isinstance(cause, H1RError) else e from None
         except self._ray.exceptions.RayActorError:
-            raise WorkerLost(
-                "a trainer's rank died: start the run again, it goes on from its last checkpoint"
-            ) from None
+            raise WorkerLost(DEAD) from None
 
     def held(self) -> Any:
         """What the factory returned on the first rank."""
@@ -79,7 +78,10 @@ class TrainerGroup:
     def start(self, size: int) -> tuple[Meeting, Any]:
         """As broadcast.Source.start: the place, and the exchange that waits there."""
         first = self._ranks[0]
-        at = self._ray.get(first.meet.options(concurrency_group=GIVING).remote())
+        try:
+            at = self._ray.get(first.meet.options(concurrency_group=GIVING).remote())
+        except self._ray.exceptions.RayActorError:
+            raise WorkerLost(DEAD) from None
         return at, first.give.options(concurrency_group=GIVING).remote(at, size).future()
 
     def close(self) -> None:
