@@ -197,6 +197,13 @@ def test_stop_ids_limit_and_context() -> None:
     assert (len(trace.token_ids), trace.stop) == (6, StopReason.LENGTH)
 
 
+def test_a_context_beyond_the_models_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    longest = H1.max_position_embeddings
+    assert engine(context=longest).context == longest and not caplog.records
+    assert engine(context=longest + 1).context == longest
+    assert f"made for {longest} tokens" in caplog.text
+
+
 def test_refusals_say_what_is_wrong() -> None:
     e = engine(pages=10)
     for prompt, params, words in [

@@ -53,7 +53,10 @@ class Engine:
         self.stop_ids, self.decode, self.split, self.think = tuple(stop_ids), decode, split, think
         self.feeder = feeder or (None if decode is None else lambda: windowed(decode))
         self.vocab, self.device, self.dtype = config.vocab_size, *_kind(model)
-        self.context = min(options.context or config.max_position_embeddings, config.max_position_embeddings)
+        made_for = config.max_position_embeddings
+        self.context = min(options.context or made_for, made_for)
+        if (options.context or 0) > made_for:
+            logger.warning("context=%d: the model was made for %d tokens, which it gets", options.context, made_for)
         if options.exact and isinstance(model, NativeModel):
             raise ConfigError("exact=True repeats PyTorch's arithmetic: use kernel='torch'")
         self.memory = memory_for(model, config, options, self.dtype, self.device)
