@@ -119,8 +119,8 @@ class Suite:
         s = self.source
         gate = " (gated: accept its terms on its page first)" if s.gated else ""
         if s.how:
-            where = f"{data_dir / s.folder} (licence {s.licence})"
-            return f"{self.name}: no data under {data_dir}, looked for {', '.join(s.patterns)}; into {where}: {s.how}"
+            where = f"into {data_dir / s.folder} (licence {s.licence}): " if s.licence else ""
+            return f"{self.name}: no data under {data_dir}, looked for {', '.join(s.patterns)}; {where}{s.how}"
         return (
             f"{self.name}: no data under {data_dir}, looked for {', '.join(s.patterns)}; "
             f"fetch the dataset {s.hub}, licence {s.licence}{gate}: "
