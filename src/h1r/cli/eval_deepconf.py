@@ -28,7 +28,8 @@ def show(folder: Path, model: str, strings: bool = False, **given: Any) -> None:
     store = evals.Store(folder / "generations.jsonl")
     config, same = wire.deepconf_of(model, **given), None if strings else wire.same
     for name, items in loaded(str(folder)).items():
-        pools = lab.gather(list(data.read(folder / f"{name}.problems.jsonl")), items, store, answer_of)
+        problems = list(data.read(folder / f"{name}.problems.jsonl"))
+        pools = lab.gather(problems, items, store, answer_of)
         if not pools:
             print(f"{name}: no votes: it needs two samples or more of problems whose answers can be compared")
             continue
@@ -41,6 +42,10 @@ def show(folder: Path, model: str, strings: bool = False, **given: Any) -> None:
         told = lab.record_of(name, rows, front)
         log.append(folder / FILE, told)
         print("\n" + evals.plain(lab.table_rows(told)))
+        if len(pools) < len(problems):
+            print(
+                f"{len(pools)} of {len(problems)} problems: the answers of the others cannot be compared, so nobody votes on them"
+            )
 
 
 def think(
