@@ -54,6 +54,7 @@ def test_help_is_quick_and_lists_every_command():
         (("sft", "quickstart-sft", "--set", "train.stps=3"), "unknown key 'stps'; did you mean 'steps'"),
         (("sft", "quickstart-sft", "--set", "data.vocab=few"), "data.vocab"),
         (("grpo", "quickstart-grpo", "--set", "model=nowhere"), "nowhere: no such model folder"),
+        (("sft", "falcon-h1r-7b-sft"), "hf download ORGANISATION/Falcon-H1-7B-Base"),
         (
             ("grpo", "quickstart-grpo", "--set", "environments=[{weigth: 2}]"),
             "'environments.0.weigth'; did you mean 'weight'",

@@ -190,7 +190,7 @@ def prepare(recipe: GrpoRecipe, where: str) -> GrpoConfig:
 
     if not Path(recipe.model).is_dir():
         raise CheckpointError(
-            f"{recipe.model}: no such model folder; run `h1r sft quickstart-sft` first, or --set model=FOLDER"
+            f"{recipe.model}: no such model folder; train it first (h1r sft writes OUT/model), or --set model=FOLDER"
         )
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

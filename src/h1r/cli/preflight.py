@@ -24,6 +24,7 @@ def sft_checks(recipe: SftRecipe, where: str) -> list[Check]:
 
     settings = config.build(recipe.train, SftConfig, f"{where}: train")
     source = recipe.model
+    source.check()
     if source.path is None and source.preset not in PRESETS:
         raise ConfigError(f"model.preset={source.preset!r}: must be one of {', '.join(sorted(PRESETS))}")
     start = time.perf_counter()

@@ -15,7 +15,7 @@ import typer
 from h1r import config
 from h1r.cli import card
 from h1r.cli.trackers import OPTION, checked, tracked
-from h1r.errors import ConfigError, DataError
+from h1r.errors import CheckpointError, ConfigError, DataError
 from h1r.types import Problem, Row
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class ModelSource:
     preset: str = "quickstart"
     seed: int = 0
     set: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises CheckpointError where the folder is not there."""
+        if self.path and not Path(self.path).is_dir():
+            fetch = f"`hf download ORGANISATION/{Path(self.path).name} --local-dir {self.path}`"
+            raise CheckpointError(f"{self.path}: no such model folder; fetch it ({fetch}) or --set model.path=FOLDER")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +162,7 @@ def train(
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    recipe.model.check()
     settings = config.build(recipe.train, sft.SftConfig, f"{where}: train")
     ranks = together.join(together.ShardConfig(**asdict(recipe.shard)))
     device = together.device()
