@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -116,6 +117,8 @@ def sft(
     if scale:
         metrics = _on_ray(read.scale, partial(train, placed(read), str(recipe), "sft", checked(trackers)))
     else:
+        if read.scale != Placement():
+            print("h1r: scale: not used without --scale ray; torchrun starts ranks otherwise", file=sys.stderr)
         metrics = train(read, str(recipe), trackers=checked(trackers))
     if not metrics:
         return
