@@ -1,6 +1,7 @@
 """The command line as a user meets it: speed of --help, one-line errors, packaged recipes, small commands."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -90,6 +91,14 @@ def test_a_path_that_the_system_refuses_is_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "taken" in done.stderr and "a file lies where a folder is needed" in done.stderr
     assert "Traceback" in h1r("data", "convert", "a", "-o", "taken/", "--debug", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "no/model"), ("sandbox",)])
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = h1r(*command, "--port", taken.getsockname()[1])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "cannot be bound" in done.stderr and "--port" in done.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path):

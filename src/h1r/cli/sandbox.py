@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -18,9 +19,12 @@ def sandbox(
     """Serve SandboxFusion's POST /run_code over the sandbox that proves itself here."""
     import uvicorn
 
+    from h1r.serve import bind
     from h1r.serve.sandbox import app
     from h1r.verify import sandbox as room
 
+    bound = bind(host, port)
     box = room.open(backend, size=workers)
     print(f"h1r sandbox: {box.backend} ({box.level}) at http://{host}:{port}/run_code", file=sys.stderr, flush=True)
-    uvicorn.run(app(box), host=host, port=port, log_level="warning")
+    with bound, suppress(KeyboardInterrupt):
+        uvicorn.Server(uvicorn.Config(app(box), log_level="warning")).run(sockets=[bound])

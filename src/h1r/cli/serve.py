@@ -52,7 +52,7 @@ def serve(
     log_prompts: bool = typer.Option(False, help="With prompts."),
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/deepthink and a page at /."""
-    from h1r.serve import Limits, Record, check_binding, listen, read_keys
+    from h1r.serve import Limits, Record, bind, check_binding, listen, read_keys
 
     keys = read_keys(api_key_file) if api_key_file else ()
     admin = read_keys(admin_key_file) if admin_key_file else ()
@@ -63,6 +63,7 @@ def serve(
         body=int(max_body_mib * 2**20),
     )  # fmt: skip
     record = Record(log_file, log_prompts) if log_file else None
+    bound = None if replicas > 1 else bind(host, port)  # before anything is loaded
     guards: dict[str, Any] = {"api_keys": keys, "cors_origins": cors_origin, "limits": limits, "record": record}
     if backend == "vllm":
         made = _proxy(model or name, url, url_key_file, guards)
@@ -77,7 +78,7 @@ def serve(
             return
         made = build(options, called, **guards)
     _announce(called, host, port)
-    listen(made, host, port, keys=keys, drain=drain)
+    listen(made, host, port, keys=keys, drain=drain, bound=bound)
 
 
 def _check(backend: str, url: str, log_file: str | None, log_prompts: bool) -> None:

@@ -8,9 +8,9 @@ chat, completions, deepthink                 stream   server-sent events
 info      models, health, tokens, page       gate     keys, limits, the log; turns, record: what it keeps
 """
 
-from h1r.serve.app import app, listen
+from h1r.serve.app import app, bind, listen
 from h1r.serve.gate import Gate, check_binding, read_keys
 from h1r.serve.record import Record
 from h1r.serve.turns import Limits, Turns
 
-__all__ = ["Gate", "Limits", "Record", "Turns", "app", "check_binding", "listen", "read_keys"]
+__all__ = ["Gate", "Limits", "Record", "Turns", "app", "bind", "check_binding", "listen", "read_keys"]

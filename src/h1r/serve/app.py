@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -122,19 +124,29 @@ async def _told(request: Request, error: Exception) -> Response:
     return answer_error(error)
 
 
-def listen(made: Any, host: str = "127.0.0.1", port: int = 8000, *, keys: Sequence[str] = (), drain: int = 30) -> None:
-    """Serve until SIGTERM or Ctrl-C; answers in flight get `drain` seconds to finish. Raises ConfigError for an address
-    that cannot be bound, or that others reach while there is no key."""
-    import socket
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that holds the address but refuses connections until it is served: a model may take minutes to load. Raises
+    ConfigError for an address that cannot be had."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as e:
+        bound.close()
+        raise ConfigError(f"{host}:{port}: cannot be bound ({e.strerror or e}); choose another --port") from None
+    return bound
 
+
+def listen(
+    made: Any, host: str = "127.0.0.1", port: int = 8000, *, keys: Sequence[str] = (), drain: int = 30,
+    bound: socket.socket | None = None,
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C; answers in flight get `drain` seconds to finish. Raises ConfigError for an address
+    that cannot be bound, or that others reach while there is no key. bound: the address, where it is held already."""
     import uvicorn
 
     check_binding(host, keys)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as e:
-        raise ConfigError(f"{host}:{port}: cannot be bound ({e.strerror}); choose another --port") from None
+    bound = bound or bind(host, port)
     config = uvicorn.Config(
         made, log_level="warning", access_log=False, timeout_graceful_shutdown=drain, timeout_keep_alive=30
     )
@@ -146,5 +158,5 @@ def listen(made: Any, host: str = "127.0.0.1", port: int = 8000, *, keys: Sequen
         told(number, stack)
 
     server.handle_exit = drain_first  # type: ignore[method-assign, assignment]
-    with bound:
+    with bound, suppress(KeyboardInterrupt):
         server.run(sockets=[bound])
