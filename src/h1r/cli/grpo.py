@@ -105,6 +105,20 @@ class GrpoRecipe:
     scale: Scale = field(default_factory=Scale)
     threads: int = 0
 
+    def check(self) -> None:
+        """Raises CheckpointError where the model is not there, ConfigError for settings of `scale` that do not fit together."""
+        backend, transport = self.scale.backend, self.scale.transport
+        if backend not in ("own", "vllm") or (self.scale.vllm and backend == "own"):
+            raise ConfigError(f"scale.backend={backend}: own, or vllm (scale.vllm says how its servers are run)")
+        if transport not in ("folder", "broadcast"):
+            raise ConfigError(f"scale.transport={transport}: folder or broadcast")
+        if transport == "broadcast" and backend == "vllm":
+            raise ConfigError("scale.transport=broadcast is for our engine; vLLM reads its weights from a folder")
+        if not Path(self.model).is_dir():
+            raise CheckpointError(
+                f"{self.model}: no such model folder; train it first (h1r sft writes OUT/model), or --set model=FOLDER"
+            )
+
 
 def grpo(
     recipe: str = typer.Argument(..., help="A recipe file, or the name of a packaged one (quickstart-grpo)."),
@@ -125,12 +139,7 @@ def grpo(
     if scale not in ("", "ray"):
         raise ConfigError(f"--scale {scale}: must be ray, or left out (all in this process)")
     read = config.read(recipe, GrpoRecipe, _train_alias(settings))
-    if read.scale.backend not in ("own", "vllm") or (read.scale.vllm and read.scale.backend == "own"):
-        raise ConfigError(f"scale.backend={read.scale.backend}: own, or vllm (scale.vllm says how its servers are run)")
-    if read.scale.transport not in ("folder", "broadcast"):
-        raise ConfigError(f"scale.transport={read.scale.transport}: folder or broadcast")
-    if read.scale.transport == "broadcast" and read.scale.backend == "vllm":
-        raise ConfigError("scale.transport=broadcast is for our engine; vLLM reads its weights from a folder")
+    read.check()
     if sweep:
         temperatures(read, str(recipe), sweep, wire.sandbox(sandbox, unsafe))
         return
@@ -184,14 +193,11 @@ def practise(
 
 def prepare(recipe: GrpoRecipe, where: str) -> GrpoConfig:
     """The run's settings, checked before anything heavy starts. Raises CheckpointError, ConfigError."""
+    recipe.check()
     import torch
 
     from h1r.rl.config import GrpoConfig
 
-    if not Path(recipe.model).is_dir():
-        raise CheckpointError(
-            f"{recipe.model}: no such model folder; train it first (h1r sft writes OUT/model), or --set model=FOLDER"
-        )
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     return config.build(recipe.rl, GrpoConfig, f"{where}: rl")

@@ -34,7 +34,6 @@ def inspect(
     if any(compare) or trainer:
         raise ConfigError(f"{'--compare' if any(compare) else '--trainer'} goes into a page: give --html FILE")
     from h1r import log
-    from h1r.rl.inspect import inspect as recompute
 
     if not (Path(run) / "journal.jsonl").is_file():
         raise DataError(
@@ -45,6 +44,8 @@ def inspect(
         if not steps:
             raise DataError(f"{run}: no step has been finished yet")
         step = steps[-1]
+    from h1r.rl.inspect import inspect as recompute
+
     told = recompute(run, step)
     if as_json:
         print(log.dumps(told))
