@@ -54,8 +54,7 @@ def serve(
     """Serve /v1/chat/completions, /v1/completions, /v1/deepthink and a page at /."""
     from h1r.serve import Limits, Record, bind, check_binding, listen, read_keys
 
-    keys = read_keys(api_key_file) if api_key_file else ()
-    admin = read_keys(admin_key_file) if admin_key_file else ()
+    keys, admin = (read_keys(file) if file else () for file in (api_key_file, admin_key_file))
     check_binding(host, keys)
     _check(backend, url, log_file, log_prompts)
     limits = Limits(
