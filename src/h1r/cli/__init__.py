@@ -8,7 +8,7 @@ import sys
 from h1r.errors import H1RError
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
-REFUSED = {  # what the system says to a path that a user gave, and the cure
+REFUSED = {  # what the system says to a path or a port that a user gave, and the cure
     errno.ENOENT: "give one that is there",
     errno.ENOTDIR: "a file lies where a folder is needed; give another path",
     errno.EISDIR: "a folder lies where a file is needed; give another path",
@@ -19,6 +19,7 @@ REFUSED = {  # what the system says to a path that a user gave, and the cure
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
     errno.ENAMETOOLONG: "give a shorter one",
+    errno.EADDRINUSE: "choose another --port",
 }
 
 

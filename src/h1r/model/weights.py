@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from h1r.errors import CheckpointError
+from h1r.log import alive
 from h1r.model import config as configs
 from h1r.model.config import Config
 from h1r.model.initial import Model, empty
@@ -281,18 +282,8 @@ def _remove_leftovers(target: Path) -> None:
     """Delete the folders of saves that were killed: those whose process is gone, and our own."""
     for folder in target.parent.glob(f".{target.name}.*"):
         pid = folder.name.removesuffix(".new").removesuffix(".old").rpartition(".")[2]
-        if folder.is_dir() and pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if folder.is_dir() and pid.isdigit() and (int(pid) == os.getpid() or not alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _swap(fresh: Path, target: Path) -> None:

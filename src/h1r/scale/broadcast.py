@@ -70,7 +70,8 @@ def _join(at: Meeting, rank: int, size: int) -> _Line:
     patience = timedelta(seconds=at.patience)
     try:
         store = TCPStore(at.host, at.port, size, rank == ROOT, timeout=patience, wait_for_workers=False)
-        mine = str(torch.cuda.get_device_properties(0).uuid) if torch.cuda.is_available() else ""
+        gpu = torch.cuda.is_available()
+        mine = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if gpu else ""
         store.set(f"gpu{rank}", mine)
         _all_here(store, [f"gpu{r}" for r in range(size)], at.patience)
         gpus = [store.get(f"gpu{r}").decode() for r in range(size)]
