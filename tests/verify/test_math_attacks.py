@@ -161,6 +161,18 @@ def test_no_answer_pays_for_a_worker_lost_between_two_verdicts(how, monkeypatch)
     pool.close()
 
 
+def test_a_system_that_tells_no_processor_time_keeps_its_workers(monkeypatch):
+    monkeypatch.setattr("h1r.verify.pool._Worker.processor_seconds", lambda worker: float("inf"))
+    pool = Pool(size=1)
+    assert compare("\\sqrt{8}", "2\\sqrt{2}", pool=pool).correct
+    worker = pool.idle.get()
+    pool.idle.put(worker)
+    assert compare("\\sqrt{8}", "2\\sqrt{2}", pool=pool).correct
+    assert pool.idle.get() is worker
+    pool.idle.put(worker)
+    pool.close()
+
+
 def test_nothing_stays_when_the_holder_is_killed():
     code = (
         "import os, time\nfrom h1r.verify.pool import Pool\nfrom h1r.verify import compare\npool = Pool(size=1)\n"

@@ -58,10 +58,11 @@ class _Worker:
             return float("inf")
 
     def fit(self) -> bool:
-        """Alive, and far from the limit of its processor time."""
+        """Alive, and far from the limit of its processor time, where the system tells it."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
-        return not poll.poll(0) and self.processor_seconds() < WORN
+        spent = self.processor_seconds()
+        return not poll.poll(0) and (spent < WORN or spent == float("inf"))
 
     def kill(self) -> None:
         with suppress(OSError):
