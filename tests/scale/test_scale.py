@@ -25,6 +25,7 @@ from h1r.model import PRESETS
 from h1r.model.weights import Held
 from h1r.scale import Server, Source, cluster, command, generators, graders, launch, replicas, require
 from h1r.scale.broadcast import PATIENCE
+from h1r.scale.cluster import _uninterrupted
 from h1r.types import Problem, Prompt, SamplingParams, Score, StopReason, Trace
 
 
@@ -275,3 +276,19 @@ def test_a_program_that_is_not_there_is_told(tmp_path: Path):
         launch(Server(model="m", name="n", python="/no/python"), tmp_path / "log"),
     ):
         pass
+
+
+def test_an_interruption_waits_while_ray_starts():
+    """Half-way, `ray.init` leaves a thread behind that `ray.shutdown` does not end, and the process dies of it."""
+    ended = []
+
+    def start(interruptions):
+        with _uninterrupted():
+            for _ in range(interruptions):
+                signal.raise_signal(signal.SIGINT)
+            ended.append(interruptions)
+
+    for interruptions in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            start(interruptions)
+    assert ended == [1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
