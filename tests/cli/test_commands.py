@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from h1r import config
+from h1r import cli, config
 from h1r.cli.grpo import GrpoRecipe
 from h1r.cli.quickstart import QuickstartRecipe
 from h1r.cli.sft import SftRecipe
@@ -21,6 +22,29 @@ def h1r(*arguments, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "h1r", *map(str, arguments)], capture_output=True, text=True, timeout=110, cwd=cwd
     )
+
+
+class Here(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same in this process, which has PyTorch loaded: what a command says, without a second or more of imports."""
+
+    def run(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["h1r", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as e:
+            code = e.code or 0
+        return Here(code, *capsys.readouterr())
+
+    return run
 
 
 def test_help_is_quick_and_lists_every_command():
@@ -77,8 +101,8 @@ def test_help_is_quick_and_lists_every_command():
         (("serve", "no/such/folder", "--host", "0.0.0.0"), "key"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_two(arguments, says, tmp_path):
-    done = h1r(*arguments, cwd=tmp_path)
+def test_a_mistake_is_one_line_and_exit_code_two(arguments, says, tmp_path, here):
+    done = here(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert done.stderr.startswith("h1r: ") and done.stderr.count("\n") == 1, done.stderr
@@ -95,9 +119,9 @@ def test_a_path_that_the_system_refuses_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("command", [("serve", "no/model"), ("sandbox",)])
-def test_an_address_that_is_taken_is_told_before_anything_is_loaded(command):
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(command, tmp_path, here):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = h1r(*command, "--port", taken.getsockname()[1])
+        done = here(*command, "--port", taken.getsockname()[1], cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "cannot be bound" in done.stderr and "--port" in done.stderr
 
@@ -107,9 +131,9 @@ def test_debug_shows_the_traceback(tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and "ConfigError" in done.stderr
 
 
-def test_a_torn_jsonl_is_named(tmp_path):
+def test_a_torn_jsonl_is_named(tmp_path, here):
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "messages": []\n')
-    done = h1r("data", "inspect", "bad.jsonl", cwd=tmp_path)
+    done = here("data", "inspect", "bad.jsonl", cwd=tmp_path)
     assert done.returncode == 2 and "line 1" in done.stderr
 
 
@@ -136,29 +160,33 @@ def test_recipe_path_and_name_are_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(("gold", "answer", "code"), [(r"\frac{1}{\sqrt{2}}", r"\sqrt{1/2}", 0), ("12", "13", 1)])
-def test_verify_says_why(gold, answer, code):
-    done = h1r("verify", gold, answer, "--explain")
+def test_verify_says_why(gold, answer, code, tmp_path, here):
+    done = here("verify", gold, answer, "--explain", cwd=tmp_path)
     assert done.returncode == code
     assert f"verdict      {'correct' if code == 0 else 'incorrect'}" in done.stdout
     assert "tier" in done.stdout
 
 
-def test_data_from_rule_to_mixture(tmp_path):
-    assert "40 problems" in h1r("data", "make", "-o", "a.jsonl", "--count", 40, "--domain", "math", cwd=tmp_path).stdout
-    assert "30 problems" in h1r("data", "make", "-o", "b.jsonl", "--count", 30, "--domain", "chat", cwd=tmp_path).stdout
-    done = h1r("data", "verify", "a.jsonl", cwd=tmp_path)
+def test_data_from_rule_to_mixture(tmp_path, here):
+    assert (
+        "40 problems" in here("data", "make", "-o", "a.jsonl", "--count", 40, "--domain", "math", cwd=tmp_path).stdout
+    )
+    assert (
+        "30 problems" in here("data", "make", "-o", "b.jsonl", "--count", 30, "--domain", "chat", cwd=tmp_path).stdout
+    )
+    done = here("data", "verify", "a.jsonl", cwd=tmp_path)
     assert "40/40 correct" in done.stdout, done.stdout + done.stderr
-    assert "40 new entries" in h1r("data", "difficulty", "a.jsonl", "--table", "d.jsonl", cwd=tmp_path).stdout
-    mixed = h1r("data", "mix", "a.jsonl=3", "b.jsonl=1", "-o", "m.jsonl", "--count", 400, cwd=tmp_path)
+    assert "40 new entries" in here("data", "difficulty", "a.jsonl", "--table", "d.jsonl", cwd=tmp_path).stdout
+    mixed = here("data", "mix", "a.jsonl=3", "b.jsonl=1", "-o", "m.jsonl", "--count", 400, cwd=tmp_path)
     assert "400 problems" in mixed.stdout, mixed.stderr
     domains = [json.loads(x)["domain"] for x in (tmp_path / "m.jsonl").read_text().splitlines()]
     assert 0.68 < domains.count("math") / 400 < 0.82
-    told = json.loads(h1r("data", "inspect", "m.jsonl", "--json", cwd=tmp_path).stdout)
+    told = json.loads(here("data", "inspect", "m.jsonl", "--json", cwd=tmp_path).stdout)
     assert told["problems"] == 400 and abs(sum(c["mass"] for c in told["cells"]) - 1) < 1e-9
 
 
-def test_throughput_model_prints_the_published_settings():
-    done = h1r("bench", "throughput", "--json")
+def test_throughput_model_prints_the_published_settings(tmp_path, here):
+    done = here("bench", "throughput", "--json", cwd=tmp_path)
     rows = [json.loads(x) for x in done.stdout.splitlines()]
     chosen = next(r for r in rows if (r["prompt"], r["out"], r["batch"]) == (512, 32768, 32))
     assert abs(chosen["falcon-h1r-7b"] - 2476) < 10  # ideal tokens/s of one H100
@@ -200,33 +228,33 @@ def test_pass_hat_k_is_told_of_suites_that_an_agent_plays():
     assert alone == ""
 
 
-def test_contamination_is_found_by_statements_and_by_their_hashes_alone(tmp_path):
-    first = h1r("data", "make", "-o", "bench.jsonl", "--count", "20", "--split", "held_out", cwd=tmp_path)
+def test_contamination_is_found_by_statements_and_by_their_hashes_alone(tmp_path, here):
+    first = here("data", "make", "-o", "bench.jsonl", "--count", "20", "--split", "held_out", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    clean = h1r("data", "make", "-o", "train.jsonl", "--count", "20", "--seed", "5", cwd=tmp_path)
+    clean = here("data", "make", "-o", "train.jsonl", "--count", "20", "--seed", "5", cwd=tmp_path)
     assert clean.returncode == 0, clean.stderr
     rows = (tmp_path / "bench.jsonl").read_text().splitlines()
     leaked = (tmp_path / "train.jsonl").read_text() + "\n".join(rows[:3]) + "\n"
     (tmp_path / "train.jsonl").write_text(leaked)
 
-    made = h1r("data", "hashes", "--against", "bench.jsonl", "--out", "index.jsonl", "--salt", "s", cwd=tmp_path)
+    made = here("data", "hashes", "--against", "bench.jsonl", "--out", "index.jsonl", "--salt", "s", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     written = (tmp_path / "index.jsonl").read_text()
     statement = json.loads(rows[0])["messages"][-1]["content"]
     assert statement not in written
 
     for against in (("--against", "bench.jsonl"), ("--hashes", "index.jsonl")):
-        told = h1r("data", "contamination", "train.jsonl", *against, "--out", "hits.jsonl", cwd=tmp_path)
+        told = here("data", "contamination", "train.jsonl", *against, "--out", "hits.jsonl", cwd=tmp_path)
         assert told.returncode == 0, told.stderr
         assert "of 20 statements" in told.stdout
         hits = [json.loads(line) for line in (tmp_path / "hits.jsonl").read_text().splitlines()]
         assert sorted(hit["item"] for hit in hits if hit["how"] == "exact") == ["0", "1", "2"]
-    assert h1r("data", "contamination", "train.jsonl", cwd=tmp_path).returncode == 2
+    assert here("data", "contamination", "train.jsonl", cwd=tmp_path).returncode == 2
 
 
-def test_grpo_under_torchrun_is_refused(monkeypatch):
+def test_grpo_under_torchrun_is_refused(monkeypatch, tmp_path, here):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = h1r("grpo", "quickstart-grpo")
+    done = here("grpo", "quickstart-grpo", cwd=tmp_path)
     assert done.returncode == 2 and "without torchrun" in done.stderr
 
 
