@@ -17,7 +17,7 @@ STAIR = [
     {"cli"},
 ]
 STEP = {room: i for i, rooms in enumerate(STAIR) for room in rooms}
-TORCH_FREE = ["data", "text", "verify", "search", "report", "endpoint", "evals"]
+TORCH_FREE = ["data", "text", "verify", "search", "report", "endpoint", "evals", "scale"]
 FRUGAL = {"model", "ops", "engine"}  # rooms that run where only torch, numpy and safetensors are installed
 FILE_LIMIT, KERNEL_LIMIT, FUNCTION_LIMIT, LOOP_LIMIT = 400, 600, 60, 120
 

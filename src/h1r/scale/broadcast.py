@@ -8,7 +8,7 @@ to itself, gloo elsewhere. No disk and no shared folder.
 Of three ways to spare the folder: tensors through Ray's object store (a copy through shared memory and TCP for each node, never
 from GPU to GPU), NCCL straight into the engine's folded matrices (every engine would need a path of its own for it), and this
 one, in which a checkpoint's tensors arrive and the engine folds and rounds them as it does those of a folder. A group lives for
-one exchange: members come and go between two.
+one exchange: members come and go between two. PyTorch is imported by who exchanges; a grader's actor does without.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NamedTuple
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from h1r.errors import WorkerLost
-from h1r.model.weights import Held
 from h1r.scale.cluster import ray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from h1r.model.weights import Held
 
 PATIENCE = 120.0
 """Seconds that members wait for each other."""
@@ -58,6 +58,8 @@ class _Line(NamedTuple):
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The root's tensor, on this member's device."""
+        import torch.distributed as dist
+
         moved = tensor.to(self.device).contiguous()
         options = dist.BroadcastOptions()
         options.rootRank = ROOT
@@ -67,9 +69,12 @@ class _Line(NamedTuple):
 
 def _join(at: Meeting, rank: int, size: int) -> _Line:
     """Raises WorkerLost when a member does not come."""
+    import torch
+    import torch.distributed as dist
+
     patience = timedelta(seconds=at.patience)
     try:
-        store = TCPStore(at.host, at.port, size, rank == ROOT, timeout=patience, wait_for_workers=False)
+        store = _store(at, size, rank == ROOT, patience)
         gpu = torch.cuda.is_available()
         mine = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if gpu else ""
         store.set(f"gpu{rank}", mine)
@@ -83,6 +88,12 @@ def _join(at: Meeting, rank: int, size: int) -> _Line:
         return _Line(dist.ProcessGroupGloo(store, rank, size, patience), torch.device("cpu"))
     except RuntimeError as e:  # DistError, of which a timeout is one
         raise WorkerLost(f"weights: a member of the exchange did not come ({str(e).splitlines()[0]})") from None
+
+
+def _store(at: Meeting, size: int | None, serves: bool, patience: timedelta) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore(at.host, at.port, size, serves, timeout=patience, wait_for_workers=False)
 
 
 def _all_here(store: Any, keys: list[str], patience: float) -> None:
@@ -99,11 +110,13 @@ def _all_here(store: Any, keys: list[str], patience: float) -> None:
 def call_off(at: Meeting) -> None:
     """Tell those who wait for a member that it will not come."""
     with suppress(RuntimeError):  # nobody waits any more
-        TCPStore(at.host, at.port, None, False, timeout=timedelta(seconds=1), wait_for_workers=False).set(OFF, "")
+        _store(at, None, False, timedelta(seconds=1)).set(OFF, "")
 
 
 def give(tensors: Mapping[str, Tensor], version: int, at: Meeting, size: int) -> None:
     """To size - 1 receivers. Raises WorkerLost when one does not come or goes away."""
+    import torch
+
     line = _join(at, ROOT, size)
     names = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()]
     head = json.dumps({"version": version, "tensors": names}).encode()
@@ -120,6 +133,8 @@ def give(tensors: Mapping[str, Tensor], version: int, at: Meeting, size: int) ->
 
 def take(at: Meeting, rank: int, size: int) -> tuple[dict[str, Tensor], int]:
     """What the giver holds, on the processor, and its version. Raises WorkerLost when it, or another receiver, goes away."""
+    import torch
+
     line = _join(at, rank, size)
     try:
         count = int(line.broadcast(torch.zeros(1, dtype=torch.int64)))

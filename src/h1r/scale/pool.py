@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from h1r.errors import ConfigError, H1RError, WorkerLost
-from h1r.model.weights import Held
 from h1r.scale import broadcast
 from h1r.scale.cluster import ray
 from h1r.scale.ranks import DEAD
@@ -45,6 +44,8 @@ class _Holder:
 
     def take(self, at: broadcast.Meeting, rank: int, size: int) -> None:
         """Weights by an exchange, into an engine of ours."""
+        from h1r.model.weights import Held
+
         if self._refused is not None:
             raise self._refused
         tensors, version = broadcast.take(at, rank, size)
