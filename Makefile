@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # PyTorch's CPU wheels, where there is no NVIDIA GPU and pip has no wheel folder of its own.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Where compiled modules are not kept (many container images say so), every process compiles PyTorch's and Ray's anew: seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-slow test-gpu test-browser test-conformance soak check format bench clean
 # What only runs when it is asked for.
@@ -12,7 +14,7 @@ quickstart: .venv/core.stamp
 	$(BIN)/h1r quickstart
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and $(APART)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and $(APART)"
 
 test-slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m "slow and $(APART)"

@@ -195,7 +195,8 @@ def test_throughput_model_prints_the_published_settings(tmp_path, here):
 def test_ctrl_c_says_what_is_kept(tmp_path):
     import signal
 
-    command = [sys.executable, "-m", "h1r", "sft", "quickstart-sft", "--set", "train.steps=500"]
+    small = ["--set", "train.steps=500", "--set", "data.sample=600"]
+    command = [sys.executable, "-m", "h1r", "sft", "quickstart-sft", *small]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "runs" / "quickstart-sft" / "metrics.jsonl"
     deadline = time.monotonic() + 90
