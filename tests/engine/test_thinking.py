@@ -153,7 +153,7 @@ def test_a_loop_in_a_thought_closes_it_and_one_outside_ends_the_trace(kernel: st
     assert trace.stop is StopReason.LENGTH and len(trace.token_ids) == 300
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_a_bounded_trace_is_the_same_in_any_batch(seed: int) -> None:
     """Little memory, chunks, forks, other requests with and without bounds: promise 5 with budgets."""

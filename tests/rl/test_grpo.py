@@ -232,7 +232,7 @@ def test_settings_are_checked():
             GrpoConfig(**wrong)
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("ahead", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_rollouts_ahead_learn_and_resume_from_the_journal(toy, tmp_path, ahead):
     config = toy.config(steps=10, ahead=ahead, save_every=2)
 
