@@ -9,7 +9,7 @@ tokens of full sequences. The roofline is `h1r.bench.roofline` with the copy ban
 
 Parts: machine, check, decode (7B), baseline (Qwen3-8B), engine (the whole loop), prefill, long (262,144 tokens), train, scan (the
 scan's and the convolution's kernels), siblings (64 traces of one prompt), pieces, confirm, transformers. Results: gpu.json in
-FOLDER, a table at the end.
+FOLDER, and gpu.svg, tokens/s over the context.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import decoding, rows_of
 from gpu_scan import scan
 from gpu_subject import DEVICE, PAGE, Subject, random_model, seconds
 
@@ -71,6 +72,8 @@ def main() -> None:
         torch.cuda.empty_cache()
         print(f"== {part} ({time.time() - begin:.0f} s): {json.dumps(results[part], default=str)}", flush=True)
         (args.out / "gpu.json").write_text(json.dumps(results, indent=1, default=str))
+    if rows_of(results.get("decode")):
+        (args.out / "gpu.svg").write_text(decoding(results))
 
 
 def machine(_: dict[str, Any], quick: bool) -> dict[str, float]:

@@ -12,6 +12,7 @@ from h1r.report.heat import heat
 from h1r.report.machine import machine
 from h1r.report.markup import Estimate, Html, embed, escape
 from h1r.report.page import Section, page, stylesheet, write
+from h1r.report.picture import picture
 from h1r.report.samples import Sample, browser
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "machine",
     "note",
     "page",
+    "picture",
     "points",
     "stacks",
     "stylesheet",

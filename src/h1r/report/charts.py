@@ -87,29 +87,12 @@ def points(
     height: int = 320,
 ) -> Html:
     """Points with error bars, connected in order of x unless told otherwise: accuracy against tokens."""
-    everything_y = [v for s in series for v in (*s.y, *s.low, *s.high)]
 
     def draw(width: int) -> Html:
-        x, x_ticks = fit((v for s in series for v in s.x), 52, width - 18, log=log_x, ticks_wanted=width // 90)
-        y, y_ticks = fit(everything_y, height - 42, 12, zero=from_zero)
-        marks: list[Html] = []
-        for i, s in enumerate(series):
-            c = f"c{colour(s, i)}"
-            order = sorted(range(len(s.x)), key=lambda j: s.x[j])
-            if connect and len(order) > 1:
-                curve = path([(_place(x, s.x[j]), _place(y, s.y[j])) for j in order])
-                marks.append(element("path", d=curve, class_=f"line thin {c} dash{i % 3}"))
-            for j in order:
-                a, b = _place(x, s.x[j]), _place(y, s.y[j])
-                if not math.isfinite(a + b):
-                    continue
-                if s.low and s.high and math.isfinite(s.low[j] + s.high[j]):
-                    marks += _error_bar(a, y.at(s.low[j]), y.at(s.high[j]), c)
-                tip = _tip(s, j, x_label, y_label)
-                marks.append(
-                    marker(i, a, b, class_=f"mark {c}", tabindex="0", data_tip=tip, aria_label=tip, role="img")
-                )
-        return svg(width, height, x, y, x_ticks, y_ticks, *marks, x_label=x_label, description=f"Scatter plot: {title}")
+        return cloud(
+            series, width, height, title=title, x_label=x_label, y_label=y_label, log_x=log_x, connect=connect,
+            from_zero=from_zero,
+        )  # fmt: skip
 
     columns = ["series", "point", x_label or "x", y_label or "y", "interval"]
     rows: list[list[Cell]] = [
@@ -121,6 +104,34 @@ def points(
         title=title, drawings=draw, y_label=y_label, caption=caption, wide=wide, kind="points",
         legend=[(s.name, colour(s, i)) for i, s in enumerate(series)], after=numbers(columns, rows),
     )  # fmt: skip
+
+
+def cloud(
+    series: Sequence[Series], width: int, height: int, *, title: str, x_label: str, y_label: str, log_x: bool,
+    connect: bool, from_zero: bool, top: int = 12, more: Sequence[Html] = (),
+) -> Html:  # fmt: skip
+    """The drawing of `points`, below `top` pixels that are left to `more`."""
+    everything_y = [v for s in series for v in (*s.y, *s.low, *s.high)]
+    x, x_ticks = fit((v for s in series for v in s.x), 52, width - 18, log=log_x, ticks_wanted=width // 90)
+    y, y_ticks = fit(everything_y, height - 42, top, zero=from_zero)
+    marks: list[Html] = []
+    for i, s in enumerate(series):
+        c = f"c{colour(s, i)}"
+        order = sorted(range(len(s.x)), key=lambda j: s.x[j])
+        if connect and len(order) > 1:
+            curve = path([(_place(x, s.x[j]), _place(y, s.y[j])) for j in order])
+            marks.append(element("path", d=curve, class_=f"line thin {c} dash{i % 3}"))
+        for j in order:
+            a, b = _place(x, s.x[j]), _place(y, s.y[j])
+            if not math.isfinite(a + b):
+                continue
+            if s.low and s.high and math.isfinite(s.low[j] + s.high[j]):
+                marks += _error_bar(a, y.at(s.low[j]), y.at(s.high[j]), c)
+            tip = _tip(s, j, x_label, y_label)
+            marks.append(marker(i, a, b, class_=f"mark {c}", tabindex="0", data_tip=tip, aria_label=tip, role="img"))
+    return svg(
+        width, height, x, y, x_ticks, y_ticks, *more, *marks, x_label=x_label, description=f"Scatter plot: {title}"
+    )
 
 
 def bars(
