@@ -29,6 +29,7 @@ def think(
     from h1r.types import Prompt, SamplingParams
 
     given = {"budget": traces, "keep_fraction": keep, "window": window, "warmup": warmup, "consensus": consensus}
+    settings = wire.deepconf_of(model, **given)  # a wrong one is told before a model is loaded
     generate: Any
     local = not model.startswith(("http://", "https://"))
     if local:
@@ -43,7 +44,6 @@ def think(
         generate = Endpoint(model, name).generate
         sampling = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=32768, seed=seed)
         prompt = Prompt(messages=({"role": "user", "content": question},))
-        settings = wire.deepconf_of(".", **given)
     changes: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
     sampling = replace(sampling, **{k: v for k, v in changes.items() if v is not None})
     result = online(generate, prompt, sampling, settings, wire.answer_of, wire.same)
@@ -56,6 +56,7 @@ def think(
 
 def _show(result, keep: float, window: int) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -65,13 +66,14 @@ def _show(result, keep: float, window: int) -> None:  # type: ignore[no-untyped-
         default=None,
     )
     if best is not None:
-        console.print(f"[dim]{best.reasoning.strip()}[/dim]", markup=True, highlight=False)
+        console.print(best.reasoning.strip(), style="dim", markup=False, highlight=False)
     table = Table("answer", "votes", "weight", "share", title=f"keep {keep:.0%}, window {window}")
     total = sum(v.weight for v in result.answer.votes) or 1.0
     for vote in result.answer.votes[:8]:
-        table.add_row(vote.value, str(vote.traces), f"{vote.weight:.2f}", f"{vote.weight / total:.1%}")
+        table.add_row(escape(vote.value), str(vote.traces), f"{vote.weight:.2f}", f"{vote.weight / total:.1%}")
     console.print(table)
-    console.print(f"[bold]answer {result.answer.value}[/bold]  (majority of finished traces: {result.majority.value})")
+    answer, majority = escape(str(result.answer.value)), escape(str(result.majority.value))
+    console.print(f"[bold]answer {answer}[/bold]  (majority of finished traces: {majority})", highlight=False)
     whole = result.tokens + result.saved
     console.print(
         f"{len(result.traces)} traces, {result.stopped} stopped early, {len(result.voters)} voted; bar {result.bar:.3f}; "
