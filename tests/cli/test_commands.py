@@ -208,6 +208,16 @@ def test_ctrl_c_says_what_is_kept(tmp_path):
     assert "goes on from the last checkpoint" in said and "Traceback" not in said, said
 
 
+def test_ctrl_c_promises_nothing_where_nothing_is_kept(tmp_path, here, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("h1r.cli.wire.load_llm", interrupt)
+    for command in (("think", "m", "1 + 1?"), ("chat", "m")):
+        done = here(*command, cwd=tmp_path)
+        assert done.returncode == 130 and done.stderr == "h1r: interrupted\n", done.stderr
+
+
 def test_pass_hat_k_is_told_of_suites_that_an_agent_plays():
     from h1r.cli.eval_ import reliability
     from h1r.evals import result

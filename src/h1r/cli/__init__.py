@@ -8,6 +8,8 @@ import sys
 from h1r.errors import H1RError
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
+RESUMED = {"quickstart", "sft", "grpo", "eval", "data", "verify"}
+GOES_ON = "goes on from the last checkpoint or finished stage"
 REFUSED = {  # what the system says to a path or a port that a user gave, and the cure
     errno.ENOENT: "give one that is there",
     errno.ENOTDIR: "a file lies where a folder is needed; give another path",
@@ -38,9 +40,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as e:
         if e.code == INTERRUPTED:
-            print(
-                "h1r: interrupted; the same command goes on from the last checkpoint or finished stage", file=sys.stderr
-            )
+            kept = RESUMED.intersection(arguments[:1])
+            print(f"h1r: interrupted{f'; the same command {GOES_ON}' if kept else ''}", file=sys.stderr)
         raise
     except BrokenPipeError:
         sys.exit(141)
