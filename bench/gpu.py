@@ -1,6 +1,6 @@
 """The published throughput settings on one GPU: checks, then speeds against the device's own limits.
 
-    python bench/gpu.py [--parts machine,check,decode,...] [--out FOLDER] [--quick]
+    python bench/gpu.py [--parts machine,check,decode,...] [--out FOLDER] [--quick] [--minutes 8.5]
 
 Weights are random, drawn on the device in the true shapes. A decode step is timed as the engine runs it (CUDA graphs, head
 and draw included, a chain of steps) at several context depths with every sequence's cache filled with random numbers; the
@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from figures import decoding, rows_of
 from gpu_scan import scan
-from gpu_subject import DEVICE, PAGE, Subject, random_model, seconds
+from gpu_subject import DEVICE, LATE, PAGE, Clock, Subject, limits, random_model, seconds
+from gpu_train import train
 
 from h1r.bench import roofline
 from h1r.engine import Engine, EngineConfig
@@ -36,7 +37,6 @@ from h1r.engine.cuda.decoder import Decoder, nbytes, quantised
 from h1r.engine.request import Request, Sequence
 from h1r.model import PRESETS, H1Config
 from h1r.model.cache import Cache, Sequences
-from h1r.model.initial import empty
 from h1r.ops import Layout
 from h1r.types import Prompt, SamplingParams
 
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--parts", default="machine,check,decode,baseline,engine,prefill,confirm,transformers")
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--quick", action="store_true", help="fewer depths and repeats")
+    parser.add_argument("--minutes", type=float, default=8.5, help="nothing new begins after so many")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device here; on a CPU, use `h1r bench` and bench/peers.py")
@@ -62,10 +63,11 @@ def main() -> None:
     if unknown:
         parser.error(f"--parts: no part {', '.join(unknown)}; known are {', '.join(known)}")
     args.out.mkdir(parents=True, exist_ok=True)
+    Clock.end = time.monotonic() + 60 * args.minutes
     for part in args.parts.split(","):
         begin = time.time()
         try:
-            results[part] = known[part](results, args.quick)
+            results[part] = LATE if Clock.late() else known[part](results, args.quick)
         except Exception as e:  # one part's failure must not cost the others' figures
             results[part] = {"failed": f"{type(e).__name__}: {e}"[:400]}
         gc.collect()
@@ -102,7 +104,7 @@ def measured(
     results: dict[str, Any], quick: bool, every: int = 1,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Steps at several depths for each (prompt, out, batch), and what follows for the whole request."""
-    here = results.get("machine", {"copy": 4e12, "peak": 7e14, "memory": 1.4e11})
+    here = limits(results)
     device = roofline.Hardware("gpu", here["copy"], here["memory"], here["peak"])
     shape, wide = roofline.shape(config, name), widths(weights, kv, state)
     rows = []
@@ -113,6 +115,9 @@ def measured(
             "kv": str(kv)[6:], "state": str(state)[6:], "state_every": every, "need_gb": round(need / 1e9, 1),
         }  # fmt: skip
         rows.append(row)
+        if Clock.late():
+            row |= LATE
+            continue
         if need + 4e9 > here["memory"]:
             row["fits"] = False
             continue
@@ -259,7 +264,7 @@ def engine(results: dict[str, Any], quick: bool) -> dict[str, Any]:
 def prefill(results: dict[str, Any], quick: bool) -> list[dict[str, float]]:
     """Prompts in one chunk: seconds and share of the measured peak."""
     model, config = random_model(PRESETS["7b"])
-    shape, peak = roofline.shape(config, "7b"), results.get("machine", {}).get("peak", 7e14)
+    shape, peak = roofline.shape(config, "7b"), limits(results)["peak"]
     rows = []
     for tokens in (2048, 8192):
         cache = Cache(config, tokens // PAGE + 1, PAGE, 1, torch.bfloat16, torch.float32, DEVICE)
@@ -318,51 +323,6 @@ def confirm(results: dict[str, Any], quick: bool) -> dict[str, Any]:
     flight.wait()
     took = time.perf_counter() - begin
     return {"tokens": count, "sequences": 64, "tokens_per_s": 64 * count / took, "weights": "fp8", "kv": "fp8"}
-
-
-def train(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
-    """Forward and backward of one packed row, bf16 autocast, checkpointed layers: tokens a second, peak memory, MFU. Weights and
-    their gradients are fp32; the optimizer is left out."""
-    from h1r.ops.logprob import logprob
-
-    rows = []
-    sizes = (32768,) if quick else (2048, 32768, 49152)
-    runs = [(name, tokens, True) for name in ("0.5b", "1.5b", "7b") for tokens in sizes]
-    for name, tokens, compiled in [("0.5b", sizes[-1], False), *runs]:
-        config = PRESETS[name]
-        with torch.device(DEVICE):
-            model: Any = empty(config)
-        for p in model.parameters():
-            torch.nn.init.normal_(p, std=0.02) if p.dim() == 2 else torch.nn.init.constant_(p, 0.5)
-        model.checkpointing = True
-        for layer in model.layers if compiled else ():
-            layer.compile_around()
-        ids = torch.randint(0, config.vocab_size, (tokens,), device=DEVICE)
-        layout = Layout.of([1000] * (tokens // 1000) + [tokens % 1000 or 1][: bool(tokens % 1000)], device=DEVICE)
-
-        def step(model: Any = model, ids: Any = ids, layout: Any = layout) -> None:
-            with torch.autocast("cuda", torch.bfloat16):
-                hidden = model(ids, layout)
-            weight, times = model.head
-            logprob(hidden[:-1], weight, ids[1:], times).logp.mean().backward()
-            model.zero_grad(set_to_none=True)
-
-        row: dict[str, Any] = {"shape": name, "tokens": tokens, "compiled": compiled}
-        rows.append(row)
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            took = seconds(step, 3, 2)
-            operations = 3 * roofline.prefill_operations(roofline.shape(config, name), 1000) / 1000 * tokens
-            row |= {
-                "seconds": took, "tokens_per_s": tokens / took, "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
-                "mfu_of_989": operations / took / 989e12,
-            }  # fmt: skip
-        except torch.cuda.OutOfMemoryError as e:
-            row["failed"] = str(e)[:200]
-        del model, step
-        gc.collect()
-        torch.cuda.empty_cache()
-    return rows
 
 
 def transformers(results: dict[str, Any], quick: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_subject import DEVICE, seconds
+from gpu_subject import DEVICE, limits, seconds
 
 from h1r.model import PRESETS, H1Config
 from h1r.ops import Layout
@@ -19,7 +19,7 @@ from h1r.ops.ssd import triton as ssd_kernels
 def scan(results: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
     """Milliseconds of a row of documents of 1,000 tokens and of a single document, and the share of the floor: the largest of the
     bytes that must move at the copy's speed and the operations at the product's."""
-    here = results.get("machine", {"copy": 4e12, "peak": 7e14})
+    here = limits(results)
     config = PRESETS["7b"]
     assert isinstance(config, H1Config)
     rows = []

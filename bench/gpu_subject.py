@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,22 @@ from h1r.types import Prompt, SamplingParams
 
 PAGE = 64
 DEVICE = torch.device("cuda")
+LATE = {"skipped": "no time left (--minutes)"}
+
+
+class Clock:
+    """When nothing new may begin."""
+
+    end = float("inf")
+
+    @classmethod
+    def late(cls) -> bool:
+        return time.monotonic() > cls.end
+
+
+def limits(results: dict[str, Any]) -> dict[str, float]:
+    """What the part `machine` measured; an H200's where it was not run, or failed."""
+    return {"copy": 4e12, "peak": 7e14, "memory": 1.4e11} | results.get("machine", {})
 
 
 def seconds(work: Callable[[], Any], repeats: int = 10, warm: int = 3) -> float:
