@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from h1r.ops.attention import rotate, rotation
 from h1r.ops.attention.decode import decode as attend
 from h1r.ops.conv.reference import conv as reference_conv
 from h1r.ops.conv.step import step as conv_step
+from h1r.ops.ssd.chunk import ssd as chunk_ssd
 from h1r.ops.ssd.reference import ssd as reference_ssd
 from h1r.ops.ssd.step import step as ssd_step
 
@@ -323,6 +325,34 @@ def test_ssd_gradients(kind: Kind, groups: int, given: bool) -> None:
     for name, g, w in zip(got._fields, got, torch.autograd.grad(loss, exact), strict=False):
         error = (g.double() - w).norm() / w.norm()
         assert error <= 3 * TOLERANCE[kind[1]], (name, float(error))
+
+
+@pytest.mark.slow
+def test_scan_and_gradients_at_the_7b_sizes(kind: Kind) -> None:
+    """Heads of 128 channels and 256 states: several tiles a chunk. a's gradient sums terms that nearly cancel; there the PyTorch
+    form in the same precision is the measure."""
+    lengths, heads, p, n = (1, 150, 200), 2, 128, 256
+    layout, tokens, wide = Layout.of(lengths, device=kind[0]), sum(lengths), (kind[0], torch.float32)
+    leaves = [draws(kind, tokens, heads, p), draws(kind, tokens, heads).float().exp() * 0.1, -draws(wide, heads).exp(),
+              draws(kind, tokens, 1, n), draws(kind, tokens, 1, n, seed=1), draws(wide, 3, heads, p, n)]  # fmt: skip
+    dy, dlast = draws(kind, tokens, heads, p, seed=2), draws(wide, 3, heads, p, n, seed=3)
+
+    def grads(scan: Callable[..., Any], given: list[Tensor]) -> tuple[Tensor, ...]:
+        given = [t.detach().requires_grad_() for t in given]
+        out = scan(*given[:5], layout, given[5])
+        loss = (out.y * dy.to(out.y.dtype)).sum() + (out.state * dlast.to(out.state.dtype)).sum()
+        return torch.autograd.grad(loss, given)
+
+    y, state, *_ = ssd_kernels.forward(*leaves[:5], layout, leaves[5])
+    exact = [t.double() for t in leaves]
+    want = reference_ssd(*exact[:5], layout, exact[5])
+    near(y, want.y, kind)
+    near(state, want.state, kind)
+    got = ssd_backward.backward(*leaves[:5], layout, leaves[5], dy, dlast)
+    same = grads(chunk_ssd, leaves)
+    for name, g, t, w in zip(got._fields, got, same, grads(reference_ssd, exact), strict=False):
+        error, other = (float((v.double() - w).norm() / w.norm()) for v in (g, t))
+        assert error <= max(3 * TOLERANCE[kind[1]], 2 * other), (name, error, other)
 
 
 def test_ssd_gradients_through_autograd(kind: Kind) -> None:
