@@ -63,7 +63,7 @@ def main() -> None:
         parser.error(f"--models {args.models} has no checkpoint {missing[0]} (a folder with config.json)")
     with tempfile.TemporaryDirectory() as spare:
         folder = args.models or _made(Path(spare), args.only)
-        llama = _llama(args.llama, folder)
+        llama = _llama(args.llama, folder, chosen)
         rows = []
         for name in chosen:
             rows += measure(name, folder, llama, 1 if args.quick else args.rounds, args.quick)
@@ -255,11 +255,11 @@ class Llama:
         return done.stdout
 
 
-def _llama(folder: Path | None, models: Path) -> Path | None:
+def _llama(folder: Path | None, models: Path, names: list[str]) -> Path | None:
     if folder is None or not (folder / "llama-bench").is_file():
         print(f"llama.cpp: {'no --llama' if folder is None else f'no llama-bench in {folder}'}; it is left out")
         return None
-    missing = [n for n in NAMES if not (models / f"{n}.bf16.gguf").is_file()]
+    missing = [n for n in names if not (models / f"{n}.bf16.gguf").is_file()]
     if missing:
         print(f"llama.cpp: {models} has no {missing[0]}.bf16.gguf; it is left out")
         return None
