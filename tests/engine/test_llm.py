@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -247,3 +249,16 @@ def test_formats_of_a_gpu_are_refused_on_a_processor(folder: Path):
     ids = [[5, 9, 11, 2]]
     a, b = (llm.generate(ids, SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)) for llm in (wide, half))
     assert abs(a[0][0].logprobs[0] - b[0][0].logprobs[0]) < 0.02
+
+
+def test_a_program_may_end_while_its_engine_writes():
+    """The engine's thread, ended by the interpreter inside PyTorch, would abort the process."""
+    code = (
+        "import sys, time\nfrom h1r import LLM, SamplingParams\nfrom h1r.types import Prompt\n"
+        "llm = LLM(sys.argv[1], kernel='torch')\n"
+        "llm.submit(Prompt(token_ids=tuple(range(3, 40))), SamplingParams(max_tokens=3000, n=16, ignore_eos=True))\n"
+        "time.sleep(0.5)\nprint('end')\n"
+    )
+    nano = Path(__file__).parents[2] / "models" / "nano"
+    done = subprocess.run([sys.executable, "-c", code, str(nano)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr[-1000:]

@@ -6,8 +6,10 @@ costs nothing and can be collected. Everything that touches the engine runs on i
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -21,6 +23,7 @@ from h1r.types import Prompt, SamplingParams, Trace, Watch
 R = TypeVar("R")
 
 LINGER = 1.0  # seconds an idle thread waits for more
+FAREWELL = 60.0  # seconds a program that ends waits for the step in hand
 
 
 class Ticket:
@@ -59,6 +62,7 @@ class Loop:
         self._orders: list[Callable[[Engine], None]] = []
         self._tickets: dict[int, Ticket] = {}
         self._thread: threading.Thread | None = None
+        self._over = False
 
     def submit(
         self, prompt: Prompt, sampling: SamplingParams, watch: Watch | None = None, row: int = 0,
@@ -98,8 +102,17 @@ class Loop:
             self._orders.append(order)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="h1r-engine", daemon=True)
+                _started.add(self)
                 self._thread.start()
             self._wake.notify()
+
+    def leave(self) -> None:
+        """The program ends: no step after the one in hand."""
+        with self._wake:
+            self._over, thread = True, self._thread
+            self._wake.notify()
+        if thread is not None:
+            thread.join(FAREWELL)
 
     def _run(self) -> None:
         try:
@@ -114,7 +127,8 @@ class Loop:
     def _turn(self) -> None:
         while True:
             with self._wake:
-                if not self._orders and not self.engine.busy and not self._wake.wait(LINGER):
+                unused = not self._orders and not self.engine.busy
+                if self._over or (unused and not self._wake.wait(LINGER)):
                     self._thread = None
                     return
                 orders, self._orders = self._orders, []
@@ -159,3 +173,13 @@ class Loop:
         self.engine.reset()
         for ticket in tickets.values():
             ticket.done.set_exception(error)
+
+
+_started: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+@atexit.register
+def _farewell() -> None:
+    """A thread that the interpreter ends inside PyTorch or a kernel takes the process with it (abort, exit code 134)."""
+    for loop in list(_started):
+        loop.leave()

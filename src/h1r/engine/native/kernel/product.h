@@ -150,6 +150,14 @@ static inline vi dot4(vi acc, vi w, int32_t quad) {
     for (int b = 0; b < 4; b++) acc += ((w >> (8 * b)) & 255) * alli((int8_t)(quad >> (8 * b)));
     return acc;
 }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define PAIRS
+// The two halves of every lane times those of the pair, summed.
+static inline vi dot_pairs(vi w, int32_t pair) { return (vi)_mm256_madd_epi16((__m256i)w, (__m256i)alli(pair)); }
+#elif defined(__SSE2__) && !defined(__AVX__)
+#define PAIRS
+static inline vi dot_pairs(vi w, int32_t pair) { return (vi)_mm_madd_epi16((__m128i)w, (__m128i)alli(pair)); }
+#endif
 #endif
 
 // int8 (BITS 8) and int4 (BITS 4): out[MT][64].
@@ -166,16 +174,30 @@ static void tile_int(const Act& a, int m, const uint8_t* data, float* out) {
     }
     vf acc[MT][V64] = {};
     for (int g = 0; g < groups; g++) {
+#if defined(PAIRS)
+        // both bytes of an activation at once, in the same integers: a sum over a group fits into 32 bits
+        alignas(64) int32_t even[MT][QUADS], odd[MT][QUADS];
+        for (int i = 0; i < MT; i++)
+            for (int q = 0; q < QUADS; q++) {
+                const int8_t *x = hi[i] + g * G + 4 * q, *y = lo[i] + g * G + 4 * q;
+                even[i][q] = ((128 * x[0] + y[0]) & 0xffff) | (int32_t)((uint32_t)(128 * x[2] + y[2]) << 16);
+                odd[i][q] = ((128 * x[1] + y[1]) & 0xffff) | (int32_t)((uint32_t)(128 * x[3] + y[3]) << 16);
+            }
+#endif
         vi h[MT][V64] = {}, l[MT][V64];
         for (int i = 0; i < MT; i++)
             for (int j = 0; j < V64; j++) l[i][j] = alli(-OFFSET * total[i][g]);
         auto multiply = [&](int j, vi w, int q) {
             for (int i = 0; i < MT; i++) {
+#if defined(PAIRS)
+                l[i][j] += dot_pairs(w & 0x00ff00ff, even[i][q]) + dot_pairs((w >> 8) & 0x00ff00ff, odd[i][q]);
+#else
                 int32_t x, y;
                 memcpy(&x, hi[i] + g * G + 4 * q, 4);
                 memcpy(&y, lo[i] + g * G + 4 * q, 4);
                 h[i][j] = dot4(h[i][j], w, x);
                 l[i][j] = dot4(l[i][j], w, y);
+#endif
             }
         };
         for (int q = 0; q < LINES; q++, data += 256) {
