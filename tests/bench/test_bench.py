@@ -208,3 +208,10 @@ def test_twin_pairs_both_sides():
     json.dumps(got)
     capped = twin(TINY, contexts=(4096,), batch=8, seconds=0.1, memory_bytes=20 << 20)
     assert capped["rows"][0]["batch"] == 1
+
+
+def test_the_bound_of_bf16_is_no_lower_than_fp32s():
+    from h1r.bench import limits
+
+    found = limits.measure(megabytes=16, size=128, rounds=3, dtypes=("float32", "bfloat16")).products
+    assert found["bfloat16"] >= found["float32"] > 0
